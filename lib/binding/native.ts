@@ -1,0 +1,44 @@
+/**
+ * The contract with the addon: what native/addon exports. Ops take rows of the tensor table ({@link Row}); an absent
+ * optional tensor is row -1. Shapes and meanings stand beside the declarations in native/ops/<family>.h.
+ */
+declare const rowBrand: unique symbol;
+export type Row = number & { readonly [rowBrand]: true };
+export type OptionalRow = Row | -1;
+
+/** One row per op; an op has the same name from here down to the kernel. */
+export interface NativeOps {
+  // norm
+  rmsNorm(out: Row, x: Row, weight: Row, eps: number, gemma: boolean): void;
+  addRmsNorm(out: Row, x: Row, residual: Row, weight: Row, eps: number, gemma: boolean): void;
+  // copy
+  copy(out: Row, x: Row): void;
+  gatherRows(out: Row, x: Row, indices: Row): void;
+  fill(out: Row, value: number): void;
+  fillRandom(out: Row, seed: number, scale: number): void;
+}
+
+/** Streams and memory. Ids are small integers, valid in the environment (thread) that made them. */
+export interface NativeDevice {
+  setTable(table: Int32Array): void;
+  createStream(device: number, threads: number): number;
+  destroyStream(stream: number): void;
+  /** Zeroed memory; throws ERR_KVASIR_OUT_OF_MEMORY. */
+  allocate(stream: number, bytes: number): number;
+  /** Freed after the work queued so far. */
+  release(storage: number): void;
+  liveStorages(): { count: number; bytes: number };
+  /** Settles after the work queued so far; rejects with the first exception since the last fence. */
+  synchronize(stream: number): Promise<void>;
+  /** Takes a copy of `data` now, stores it in stream order. */
+  write(row: Row, data: NodeJS.TypedArray): void;
+  read(row: Row): Promise<ArrayBuffer>;
+  loadFromFile(out: Row, fd: number, byteOffset: number, dtype: number, dims: readonly number[], strides: readonly number[]): void;
+  cpuInfo(): { isa: string; bestIsa: string };
+  setIsa(level: number): string;
+  setProfiling(stream: number, on: boolean): void;
+  profile(stream: number): Record<string, { calls: number; seconds: number }>;
+  raise(stream: number, where: 0 | 1): void;
+}
+
+export type NativeBinding = NativeOps & NativeDevice;

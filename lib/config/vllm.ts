@@ -1,0 +1,73 @@
+import type { ModelConfig } from './model';
+
+/** Element types of tensors. `float8_e4m3` and the integer types appear in checkpoints and inputs, not as compute types. */
+export type DType = 'float32' | 'float16' | 'bfloat16' | 'int32' | 'int64' | 'uint8' | 'int8' | 'float8_e4m3';
+
+/** Types a model can compute in. */
+export type ComputeDType = 'float32' | 'float16' | 'bfloat16';
+
+export type DeviceType = 'cpu' | 'cuda';
+
+export interface CacheConfig {
+  /** Tokens per KV block. The CPU and CUDA attention kernels know 16. */
+  blockSize: number;
+  /** Blocks in the pool, the null block (id 0) included; null until the worker has sized the pool. */
+  numBlocks: number | null;
+  /** Bytes for the pool when numBlocks is null (CPU). */
+  kvCacheBytes: number | null;
+  enablePrefixCaching: boolean;
+}
+
+export type SchedulingPolicy = 'fcfs' | 'priority';
+
+export interface SchedulerConfig {
+  /** Token budget of one step. */
+  maxNumBatchedTokens: number;
+  /** Requests in one step. */
+  maxNumSeqs: number;
+  enableChunkedPrefill: boolean;
+  policy: SchedulingPolicy;
+}
+
+export interface ParallelConfig {
+  tensorParallelSize: number;
+  /** Rank of this process, 0 <= tpRank < tensorParallelSize. */
+  tpRank: number;
+}
+
+export interface DeviceConfig {
+  device: DeviceType;
+  /** CPU threads of the native pool; the default counts the cores this process may use (affinity and cgroup quota). */
+  numThreads: number;
+}
+
+export interface LoadConfig {
+  /** 'dummy' fills weights with small seeded random values instead of reading a checkpoint. */
+  loadFormat: 'auto' | 'safetensors' | 'dummy';
+}
+
+/** What an attention layer tells the worker: its name and the shape of its KV cache. Layers register under their full prefix. */
+export interface AttentionLayerSpec {
+  readonly layerName: string;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly slidingWindow: number | null;
+}
+
+/**
+ * The whole configuration, plain data, handed to every module (vllm.config.VllmConfig).
+ * `staticForwardContext` is where attention layers register themselves by full prefix.
+ */
+export interface VllmConfig {
+  readonly model: ModelConfig;
+  readonly cache: CacheConfig;
+  readonly scheduler: SchedulerConfig;
+  readonly parallel: ParallelConfig;
+  readonly device: DeviceConfig;
+  readonly load: LoadConfig;
+  /** Filled by the quantization registry from config.json's quantization_config; null when the checkpoint is not quantized. */
+  readonly quantization: unknown;
+  readonly staticForwardContext: Map<string, AttentionLayerSpec>;
+  /** Seed of the engine: unseeded requests draw theirs from it. */
+  readonly seed: number;
+}

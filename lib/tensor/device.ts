@@ -1,0 +1,85 @@
+import { loadBinding, wrapNativeError } from '../binding/load';
+import type { DeviceType, DType } from '../config/vllm';
+import { DTYPE_BYTES } from './dtype';
+import { Tensor, contiguousStrides, numElements } from './tensor';
+
+/** Memory that tensors are views of. Its owner calls dispose() exactly once; nothing waits for the garbage collector. */
+export class Storage {
+  private disposed = false;
+
+  constructor(
+    readonly device: Device,
+    readonly id: number,
+    readonly bytes: number,
+  ) {}
+
+  /** Freed on the device after the work queued so far. */
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    loadBinding().release(this.id);
+  }
+}
+
+/** A device of this thread: one in-order stream of work, and the memory allocated on it. */
+export class Device {
+  private closed = false;
+
+  private constructor(
+    readonly type: DeviceType,
+    readonly stream: number,
+    readonly numThreads: number,
+  ) {}
+
+  static create(type: DeviceType, numThreads: number): Device {
+    return new Device(type, native((b) => b.createStream(type === 'cpu' ? 0 : 1, numThreads)), numThreads);
+  }
+
+  allocate(bytes: number): Storage {
+    return new Storage(this, native((b) => b.allocate(this.stream, bytes)), bytes);
+  }
+
+  /** A new tensor that owns a new storage (zeroed); dispose it with {@link Tensor.disposeStorage}. */
+  empty(shape: readonly number[], dtype: DType): Tensor {
+    const storage = this.allocate(numElements(shape) * DTYPE_BYTES[dtype]);
+    return Tensor.view(storage, dtype, 0, shape, contiguousStrides(shape));
+  }
+
+  /** Settles when the work queued so far is done; rejects with what went wrong in it. */
+  async synchronize(): Promise<void> {
+    try {
+      await native((b) => b.synchronize(this.stream));
+    } catch (error) {
+      throw wrapNativeError(error);
+    }
+  }
+
+  setProfiling(on: boolean): void {
+    native((b) => b.setProfiling(this.stream, on));
+  }
+
+  /** Seconds and calls per op since profiling was switched on. */
+  profile(): Record<string, { calls: number; seconds: number }> {
+    return native((b) => b.profile(this.stream));
+  }
+
+  /** Ends the stream's threads. Storages must have been disposed before. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    await this.synchronize().finally(() => native((b) => b.destroyStream(this.stream)));
+  }
+}
+
+/** Live native allocations of this thread: 0 after everything was closed. */
+export function liveStorages(): { count: number; bytes: number } {
+  return loadBinding().liveStorages();
+}
+
+function native<T>(call: (binding: ReturnType<typeof loadBinding>) => T): T {
+  try {
+    return call(loadBinding());
+  } catch (error) {
+    throw wrapNativeError(error);
+  }
+}

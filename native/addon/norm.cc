@@ -1,0 +1,12 @@
+#include "ops/norm.h"
+
+#include "addon/op.h"
+
+namespace kvasir::addon {
+
+void registerNorm(Napi::Env env, Napi::Object exports) {
+  op<ops::rmsNorm>(env, exports, "rmsNorm");
+  op<ops::addRmsNorm>(env, exports, "addRmsNorm");
+}
+
+}  // namespace kvasir::addon

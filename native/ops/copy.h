@@ -1,0 +1,34 @@
+// Moving data: conversion, row gathers, fills, and reading checkpoint tensors from files.
+#pragma once
+
+#include "core/stream.h"
+#include "core/tensor.h"
+
+namespace kvasir::ops {
+
+// out = x, converted to out's dtype; any strides, equal dims. Floating types and float8 convert among each other; other types only copy.
+void copy(Stream& stream, const Tensor& out, const Tensor& x);
+
+// out[i, :] = x[indices[i], :].  out [numRows, width], x [numTokens, width], indices int32 [numRows]; an index out of range gives zeros.
+void gatherRows(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& indices);
+
+// Every element = value.
+void fill(Stream& stream, const Tensor& out, double value);
+
+// Uniform in [-scale, scale), a pure function of (seed, element index): dummy weights. out is contiguous.
+void fillRandom(Stream& stream, const Tensor& out, int64_t seed, double scale);
+
+// Where a tensor lies in an open file: element (i, j, ...) at byteOffset + (i * strides[0] + j * strides[1] + ...) * elementSize(dtype).
+struct FileTensor {
+  int fd;
+  int64_t byteOffset;
+  DType dtype;
+  int32_t rank;
+  int64_t dims[kMaxRank];
+  int64_t strides[kMaxRank];
+};
+
+// out = the file's tensor, converted to out's dtype. A short read is ERR_KVASIR_CHECKPOINT at the next fence.
+void loadFromFile(Stream& stream, const Tensor& out, const FileTensor& source);
+
+}  // namespace kvasir::ops

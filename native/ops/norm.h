@@ -1,0 +1,18 @@
+// Root-mean-square normalisation, alone or fused with the residual addition.
+#pragma once
+
+#include "core/stream.h"
+#include "core/tensor.h"
+
+namespace kvasir::ops {
+
+// out[t, :] = x[t, :] / rms(x[t, :]) * weight, rms = sqrt(mean(x^2) + eps), in float32.
+//   out, x: [numTokens, hiddenSize] (rows may be strided), weight: [hiddenSize], one dtype.
+//   gemma = false: the normalised value is rounded to the dtype before the weight multiplies it (Llama in Hugging Face);
+//   gemma = true: multiplies by (1 + weight) in float32 and rounds once.
+void rmsNorm(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, double eps, bool gemma);
+
+// residual += x (rounded to its dtype), then out = rmsNorm(residual). residual is updated in place; out may be x.
+void addRmsNorm(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight, double eps, bool gemma);
+
+}  // namespace kvasir::ops

@@ -1,0 +1,150 @@
+import { loadBinding } from '../../lib/binding/load';
+import type { DType } from '../../lib/config/vllm';
+import { Device, liveStorages } from '../../lib/tensor/device';
+import { inScope, TemporaryScope } from '../../lib/tensor/scope';
+import type { Tensor } from '../../lib/tensor/tensor';
+
+export type FloatType = 'float32' | 'float16' | 'bfloat16';
+
+/** Relative L2 error allowed against a float64 reference of the same (rounded) inputs. */
+export const TOLERANCE: Record<FloatType, number> = { float32: 1e-5, float16: 4e-3, bfloat16: 4e-3 };
+
+/** Deterministic numbers, roughly normal. */
+export function randomValues(count: number, seed: number, scale = 1): Float64Array {
+  let state = (seed * 2654435761 + 12345) >>> 0;
+  const next = (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 4294967296;
+  };
+  return Float64Array.from({ length: count }, () => (next() + next() + next() + next() - 2) * 1.7 * scale);
+}
+
+const floatBits = new Float32Array(1);
+const intBits = new Uint32Array(floatBits.buffer);
+
+export function toBf16Bits(value: number): number {
+  floatBits[0] = value;
+  const bits = intBits[0]!;
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+export function fromBf16Bits(bits: number): number {
+  intBits[0] = bits << 16;
+  return floatBits[0]!;
+}
+
+export function toF16Bits(value: number): number {
+  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  const v = Math.abs(value);
+  if (Number.isNaN(v)) return 0x7e00;
+  if (v >= 65520) return sign | 0x7c00;
+  if (v < 2 ** -14) return sign | roundEven(v * 2 ** 24);
+  const exponent = Math.floor(Math.log2(v));
+  const e = v / 2 ** exponent >= 2 ? exponent + 1 : v / 2 ** exponent < 1 ? exponent - 1 : exponent;
+  return sign | (((e + 15) << 10) + roundEven((v / 2 ** e - 1) * 1024));
+}
+
+export function fromF16Bits(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const mantissa = bits & 1023;
+  if (exponent === 31) return mantissa ? NaN : sign * Infinity;
+  return exponent === 0 ? sign * mantissa * 2 ** -24 : sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
+}
+
+function roundEven(x: number): number {
+  const floor = Math.floor(x);
+  const rest = x - floor;
+  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
+}
+
+/** The values a tensor of this dtype would hold. */
+export function roundTo(dtype: FloatType, values: Float64Array): Float64Array {
+  if (dtype === 'float32') return values.map(Math.fround);
+  return dtype === 'bfloat16' ? values.map((v) => fromBf16Bits(toBf16Bits(v))) : values.map((v) => fromF16Bits(toF16Bits(v)));
+}
+
+export function encode(dtype: FloatType, values: Float64Array): NodeJS.TypedArray {
+  if (dtype === 'float32') return Float32Array.from(values);
+  return Uint16Array.from(values, dtype === 'bfloat16' ? toBf16Bits : toF16Bits);
+}
+
+/** sqrt(sum (a-b)^2 / sum b^2); NaN in either gives NaN, which no tolerance accepts. */
+export function relativeL2(actual: Float64Array, expected: Float64Array): number {
+  if (actual.length !== expected.length) return NaN;
+  let error = 0;
+  let norm = 0;
+  for (let i = 0; i < expected.length; i++) {
+    error += (actual[i]! - expected[i]!) ** 2;
+    norm += expected[i]! ** 2;
+  }
+  return Math.sqrt(error / Math.max(norm, 1e-30));
+}
+
+/** A device with helpers to make and read tensors; everything is freed by close(), which checks that nothing is left. */
+export class OpBench {
+  readonly device: Device;
+  private readonly scope: TemporaryScope;
+  private readonly liveBefore = liveStorages().count;
+
+  constructor(threads = 2) {
+    this.device = Device.create('cpu', threads);
+    this.scope = new TemporaryScope(this.device);
+  }
+
+  /** Runs ops; their outputs live until close(). */
+  run<T>(fn: () => T): T {
+    return inScope(this.scope, fn);
+  }
+
+  float(dtype: FloatType, shape: readonly number[], values: Float64Array): Tensor {
+    const tensor = this.run(() => this.scope.allocate(shape, dtype));
+    tensor.write(encode(dtype, values));
+    return tensor;
+  }
+
+  ints(dtype: 'int32' | 'int64', shape: readonly number[], values: readonly number[]): Tensor {
+    const tensor = this.run(() => this.scope.allocate(shape, dtype));
+    tensor.write(dtype === 'int32' ? Int32Array.from(values) : BigInt64Array.from(values, BigInt));
+    return tensor;
+  }
+
+  /** Memory filled with NaN: an op must write every element of its output. */
+  poisoned(dtype: DType, shape: readonly number[]): Tensor {
+    const tensor = this.run(() => this.scope.allocate(shape, dtype));
+    const bytes = new Uint8Array(tensor.storage!.bytes).fill(0xff);
+    tensor.write(dtype === 'float32' ? new Float32Array(bytes.buffer) : new Uint16Array(bytes.buffer));
+    return tensor;
+  }
+
+  /** The elements as float64. */
+  async values(tensor: Tensor): Promise<Float64Array> {
+    const raw = await tensor.read();
+    if (tensor.dtype === 'bfloat16') return Float64Array.from(raw as Uint16Array, fromBf16Bits);
+    if (tensor.dtype === 'float16') return Float64Array.from(raw as Uint16Array, fromF16Bits);
+    return Float64Array.from(raw as Float32Array, Number);
+  }
+
+  async close(): Promise<void> {
+    this.scope.dispose();
+    await this.device.close();
+    expect(liveStorages().count).toBe(this.liveBefore);
+  }
+}
+
+/** Runs a body once per instruction set level that this machine has, portable first; restores the best afterwards. */
+export async function forEachIsa(body: (name: string) => Promise<void>): Promise<void> {
+  const binding = loadBinding();
+  const seen = new Set<string>();
+  try {
+    for (let level = 0; level <= 3; level++) {
+      const name = binding.setIsa(level);
+      if (seen.has(name)) continue;
+      seen.add(name);
+      await body(name);
+    }
+  } finally {
+    binding.setIsa(3);
+  }
+}
