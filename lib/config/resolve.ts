@@ -1,0 +1,174 @@
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+
+import { KvasirError } from '../utils/errors';
+import { cpuCount } from './cpu-count';
+import { eosTokenIds, generationDefaults } from './generation-config';
+import { type HfModelFields, parseHfConfig } from './hf-config';
+import { readHfString } from './hf-fields';
+import { readConfigFile, readOptionalConfigFile } from './json-file';
+import type { ModelConfig } from './model';
+import type { EngineArgs } from './options';
+import { isGiven, validateEngineArgs, type ValidatedEngineArgs } from './validate-args';
+import type { AttentionLayerSpec, ComputeDType, DeviceType, SchedulerConfig, VllmConfig } from './vllm';
+
+/** As vLLM: what a model gets whose config.json states no limit (ALiBi). */
+const DEFAULT_MAX_MODEL_LEN = 2048;
+
+/**
+ * Validates engine options, reads the model's config files, and derives everything that has no default of its own.
+ * @throws KvasirError ERR_KVASIR_CONFIG (an option), ERR_KVASIR_MODEL_NOT_FOUND (a missing path), ERR_KVASIR_MODEL_CONFIG
+ * (config.json or generation_config.json), ERR_KVASIR_UNSUPPORTED (a device or parallelism this build lacks).
+ */
+export async function resolveVllmConfig(args: EngineArgs): Promise<VllmConfig> {
+  const options = validateEngineArgs(args);
+  const device = resolveDevice(options);
+  checkParallel(options);
+  const files = await locateModel(options);
+  const hf = parseHfConfig(await readConfigFile(files.configFile));
+  const generation = files.directory === null ? null : await readOptionalConfigFile(path.join(files.directory, 'generation_config.json'));
+  const maxModelLen = resolveMaxModelLen(options, hf);
+  const { torchDtype: _torchDtype, maxPositions: _maxPositions, quantization, ...fields } = hf;
+  const model: ModelConfig = {
+    ...fields,
+    modelPath: files.modelPath,
+    tokenizerPath: path.resolve(options.tokenizer ?? path.dirname(files.configFile)),
+    dtype: resolveDtype(options, hf),
+    maxModelLen,
+    eosTokenIds: eosTokenIds(generation, hf.hfConfig, hf.vocabSize),
+    generationDefaults: generationDefaults(generation),
+    maxLogprobs: options.maxLogprobs,
+    enforceEager: options.enforceEager,
+  };
+  return {
+    model,
+    cache: {
+      blockSize: options.blockSize,
+      numBlocks: options.numKvBlocks,
+      kvCacheBytes: options.kvCacheBytes,
+      enablePrefixCaching: options.enablePrefixCaching,
+    },
+    scheduler: resolveScheduler(args, options, maxModelLen),
+    parallel: { tensorParallelSize: options.tensorParallelSize, tpRank: 0 },
+    device: { device, numThreads: options.numThreads ?? availableCores() },
+    load: { loadFormat: options.loadFormat },
+    quantization,
+    staticForwardContext: newStaticForwardContext(),
+    seed: options.seed,
+  };
+}
+
+/** Where the attention layers of one loaded model register themselves; every load needs its own. */
+export function newStaticForwardContext(): Map<string, AttentionLayerSpec> {
+  return new Map();
+}
+
+/** A deep copy with an empty forward context: what may be posted to a worker_thread and loaded there once more. */
+export function cloneForWorker(config: VllmConfig): VllmConfig {
+  return { ...structuredClone({ ...config, staticForwardContext: null }), staticForwardContext: newStaticForwardContext() };
+}
+
+function resolveDevice(options: ValidatedEngineArgs): DeviceType {
+  if (options.device !== 'cuda') return 'cpu';
+  throw new KvasirError('ERR_KVASIR_UNSUPPORTED', "option 'device': expected auto or cpu, received cuda: this build has no CUDA backend");
+}
+
+function checkParallel(options: ValidatedEngineArgs): void {
+  if (options.tensorParallelSize === 1) return;
+  throw new KvasirError(
+    'ERR_KVASIR_UNSUPPORTED',
+    `option 'tensorParallelSize': expected 1, received ${options.tensorParallelSize}: tensor parallelism is not available in this version`,
+  );
+}
+
+interface ModelFiles {
+  readonly modelPath: string;
+  readonly configFile: string;
+  /** Null for a lone config.json. */
+  readonly directory: string | null;
+}
+
+async function locateModel(options: ValidatedEngineArgs): Promise<ModelFiles> {
+  const modelPath = path.resolve(options.model);
+  const stat = await statOrNull(modelPath);
+  if (stat === null) {
+    throw new KvasirError('ERR_KVASIR_MODEL_NOT_FOUND', `expected a model directory on this machine, received ${modelPath}, which does not exist`);
+  }
+  if (stat.isDirectory()) return { modelPath, configFile: path.join(modelPath, 'config.json'), directory: modelPath };
+  if (path.extname(modelPath) !== '.json') {
+    throw new KvasirError('ERR_KVASIR_MODEL_CONFIG', `expected a model directory or a config.json, received the file ${modelPath}`);
+  }
+  if (options.loadFormat !== 'dummy') {
+    throw new KvasirError(
+      'ERR_KVASIR_CONFIG',
+      `option 'model': a lone config.json has no weights: expected a directory or loadFormat 'dummy', received ${modelPath} with loadFormat '${options.loadFormat}'`,
+    );
+  }
+  return { modelPath, configFile: modelPath, directory: null };
+}
+
+async function statOrNull(file: string): Promise<fs.Stats | null> {
+  try {
+    return await fs.promises.stat(file);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ENOTDIR') return null;
+    throw new KvasirError('ERR_KVASIR_MODEL_NOT_FOUND', `expected a readable model path, received ${file}: ${code ?? String(error)}`, { cause: error });
+  }
+}
+
+/** torch_dtype unless the caller chose; float32 stays float32. */
+function resolveDtype(options: ValidatedEngineArgs, hf: HfModelFields): ComputeDType {
+  if (options.dtype !== 'auto') return options.dtype;
+  if (hf.torchDtype !== null) return hf.torchDtype;
+  const stated = readHfString(hf.hfConfig, 'torch_dtype') ?? readHfString(hf.hfConfig, 'dtype');
+  if (stated === null) return 'float32';
+  throw new KvasirError(
+    'ERR_KVASIR_MODEL_CONFIG',
+    `config.json: torch_dtype: expected float32, float16 or bfloat16, received ${JSON.stringify(stated)}; set the option dtype to choose one`,
+  );
+}
+
+function resolveMaxModelLen(options: ValidatedEngineArgs, hf: HfModelFields): number {
+  const asked = options.maxModelLen;
+  if (asked === null) return hf.maxPositions ?? DEFAULT_MAX_MODEL_LEN;
+  if (hf.maxPositions === null || asked <= hf.maxPositions) return asked;
+  throw new KvasirError('ERR_KVASIR_CONFIG', `option 'maxModelLen': expected at most ${hf.maxPositions} (config.json of the model), received ${asked}`);
+}
+
+/**
+ * The limits that bind token budget, requests and length together. Only values that the caller gave can be in conflict:
+ * a default gives way to a given value, as in vLLM.
+ */
+function resolveScheduler(args: EngineArgs, options: ValidatedEngineArgs, maxModelLen: number): SchedulerConfig {
+  const { enableChunkedPrefill } = options;
+  let { maxNumSeqs, maxNumBatchedTokens } = options;
+  if (!isGiven(args, 'maxNumBatchedTokens')) {
+    maxNumBatchedTokens = Math.max(maxNumBatchedTokens, maxNumSeqs, enableChunkedPrefill ? 1 : maxModelLen);
+  }
+  if (!isGiven(args, 'maxNumSeqs')) maxNumSeqs = Math.min(maxNumSeqs, maxNumBatchedTokens);
+  if (maxNumBatchedTokens < maxNumSeqs) {
+    throw new KvasirError('ERR_KVASIR_CONFIG', `option 'maxNumBatchedTokens': expected at least maxNumSeqs (${maxNumSeqs}), received ${maxNumBatchedTokens}`);
+  }
+  if (!enableChunkedPrefill && maxNumBatchedTokens < maxModelLen) {
+    throw new KvasirError(
+      'ERR_KVASIR_CONFIG',
+      `option 'maxNumBatchedTokens': without chunked prefill expected at least maxModelLen (${maxModelLen}), received ${maxNumBatchedTokens}`,
+    );
+  }
+  return { maxNumBatchedTokens, maxNumSeqs, enableChunkedPrefill, policy: options.schedulingPolicy };
+}
+
+function availableCores(): number {
+  return cpuCount({
+    availableParallelism: () => os.availableParallelism(),
+    readText: (file) => {
+      try {
+        return fs.readFileSync(file, 'utf8');
+      } catch {
+        return null; // absent on this system, which is an answer here
+      }
+    },
+  });
+}
