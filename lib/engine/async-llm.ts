@@ -1,0 +1,56 @@
+import * as path from 'node:path';
+import type { ChatMessage } from '../chat/messages';
+import type { EngineArgs } from '../config/options';
+import { cloneForWorker } from '../config/resolve';
+import type { SamplingParams } from '../sampling/params';
+import { describeValue } from '../utils/describe-value';
+import { KvasirError } from '../utils/errors';
+import { createEngineParts, type CreateOptions, type EngineInternals } from './create';
+import { EngineBase, type ChatOptions, type StreamOptions } from './engine-base';
+import { checkOptions } from './llm';
+import type { PromptInput, RequestOutput } from './outputs';
+import { WorkerCoreClient } from './worker-core-client';
+
+export interface AsyncLLMOptions extends CreateOptions {
+  /** Absolute paths of modules that the engine's thread loads first: where a program registers models of its own. */
+  readonly workerImports?: readonly string[];
+}
+
+/**
+ * Online inference (vllm.v1.engine.async_llm.AsyncLLM): the engine core runs in a worker_thread, so that neither steps of the model nor
+ * the caller's event loop hold up the other. An idle engine does not keep the process alive.
+ */
+export class AsyncLLM extends EngineBase {
+  /** Loads a model. Errors as LLM.create; those of the thread keep their code and message. */
+  static async create(options: EngineArgs & AsyncLLMOptions, internals: EngineInternals = {}): Promise<AsyncLLM> {
+    const { onProgress, signal, workerImports, ...args } = checkOptions(options);
+    const imports = checkImports(workerImports);
+    const executorModule = internals.executorModule ?? null;
+    const parts = await createEngineParts(args, { onProgress, signal }, internals, (config, hooks, listener) =>
+      WorkerCoreClient.create({ config: cloneForWorker(config), imports, executorModule }, hooks, listener),
+    );
+    return new AsyncLLM(parts);
+  }
+
+  /** Generates for one prompt; see {@link EngineBase.stream}. */
+  generate(prompt: PromptInput, params?: SamplingParams | null, options: StreamOptions = {}): AsyncGenerator<RequestOutput, void, undefined> {
+    return this.stream(prompt, params, options);
+  }
+
+  /** Generates the next message of a conversation; see {@link EngineBase.streamChat}. */
+  chat(
+    messages: readonly ChatMessage[],
+    params?: SamplingParams | null,
+    options: StreamOptions & ChatOptions = {},
+  ): AsyncGenerator<RequestOutput, void, undefined> {
+    return this.streamChat(messages, params, options);
+  }
+}
+
+function checkImports(value: unknown): readonly string[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value) || value.some((file) => typeof file !== 'string' || !path.isAbsolute(file))) {
+    throw new KvasirError('ERR_KVASIR_CONFIG', `option 'workerImports': expected an array of absolute module paths, received ${describeValue(value)}`);
+  }
+  return value as string[];
+}

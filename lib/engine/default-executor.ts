@@ -1,0 +1,7 @@
+import type { ExecutorFactory } from './engine-core';
+
+/** The engine's own executor. Loaded at the call: importing the API of Kvasir does not load the addon. */
+export const defaultExecutorFactory: ExecutorFactory = (config, hooks) => {
+  const { createExecutor } = require('../worker/executor') as { createExecutor: ExecutorFactory };
+  return createExecutor(config, hooks);
+};

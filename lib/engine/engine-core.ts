@@ -1,0 +1,135 @@
+import { Scheduler } from '../core/scheduler';
+import type { EngineCoreOutput, EngineCoreRequest, Executor, ModelRunnerOutput, SchedulerStats } from '../core/types';
+import type { VllmConfig } from '../config/vllm';
+import { KvasirError, messageOf } from '../utils/errors';
+
+/** Progress of the start: `stage` names what is loaded (weights), loaded and total count its unit. */
+export interface LoadProgress {
+  readonly stage: string;
+  readonly loaded: number;
+  readonly total: number;
+}
+
+/** What an executor may report while it starts. */
+export interface ExecutorHooks {
+  readonly onProgress: (progress: LoadProgress) => void;
+}
+
+export type ExecutorFactory = (config: VllmConfig, hooks: ExecutorHooks) => Executor;
+
+/** Where the engine core reports to; called between steps, never inside one of the core's own methods but addRequest. */
+export interface EngineCoreListener {
+  onOutputs(outputs: readonly EngineCoreOutput[]): void;
+  /** The scheduler refused a request; the others go on. */
+  onRequestFailed(requestId: string, error: unknown): void;
+  /** The executor failed: ERR_KVASIR_ENGINE_DEAD. Nothing is reported after it. */
+  onDead(error: KvasirError): void;
+}
+
+const EMPTY_OUTPUT: ModelRunnerOutput = { sampledTokenIds: [], logprobs: [], promptLogprobs: new Map(), errors: new Map() };
+
+/**
+ * Scheduler and executor, and the loop that runs steps while there are requests (vllm.v1.engine.core.EngineCore). Between two steps it
+ * gives the thread back, so that requests and aborts come in; without requests it does nothing.
+ */
+export class EngineCore {
+  private running: Promise<void> | null = null;
+  private dead: KvasirError | null = null;
+  private closing: Promise<void> | null = null;
+  private emptySteps = 0;
+
+  constructor(
+    private readonly scheduler: Scheduler,
+    private readonly executor: Executor,
+    private readonly listener: EngineCoreListener,
+  ) {}
+
+  /** Loads the model. Errors of the executor pass through; what it had taken is freed. */
+  static async create(
+    config: VllmConfig,
+    factory: ExecutorFactory,
+    hooks: ExecutorHooks,
+    listener: EngineCoreListener,
+  ): Promise<{ core: EngineCore; numBlocks: number }> {
+    const executor = factory(config, hooks);
+    try {
+      const { numBlocks } = await executor.initialize();
+      const { cache, scheduler, model } = config;
+      const core = new EngineCore(new Scheduler({ cache, scheduler, maxModelLen: model.maxModelLen, numBlocks }), executor, listener);
+      return { core, numBlocks };
+    } catch (error) {
+      await executor.shutdown();
+      throw error;
+    }
+  }
+
+  /** Queues a request; it is in the next step that has room. A request that cannot be queued is reported to the listener. */
+  addRequest(request: EngineCoreRequest): void {
+    // Whoever sent it has been told, or is about to be, that every request fails.
+    if (this.dead !== null || this.closing !== null) return;
+    try {
+      this.scheduler.addRequest(request);
+    } catch (error) {
+      this.listener.onRequestFailed(request.requestId, error);
+      return;
+    }
+    this.running ??= this.run();
+  }
+
+  /** Drops requests; nothing is reported of them, since whoever aborts has told the consumer. Unknown ids are passed over. */
+  abortRequests(requestIds: readonly string[]): void {
+    if (this.dead === null && this.closing === null) this.scheduler.abortRequests(requestIds);
+  }
+
+  resetPrefixCache(): boolean {
+    return this.scheduler.resetPrefixCache();
+  }
+
+  stats(): SchedulerStats {
+    return this.scheduler.stats();
+  }
+
+  /** Waits for the step in flight, then frees everything; idempotent. */
+  shutdown(): Promise<void> {
+    this.closing ??= this.stop();
+    return this.closing;
+  }
+
+  private async stop(): Promise<void> {
+    await this.running;
+    await this.executor.shutdown();
+  }
+
+  private async run(): Promise<void> {
+    try {
+      // A first turn of the event loop lets requests that arrive together start together.
+      await nextTurn();
+      while (this.closing === null && (this.scheduler.hasUnfinishedRequests() || this.scheduler.hasRemovedRequests())) {
+        const outputs = await this.step();
+        if (outputs.length > 0 && this.closing === null) this.listener.onOutputs(outputs);
+        await nextTurn();
+      }
+    } catch (error) {
+      this.dead = new KvasirError('ERR_KVASIR_ENGINE_DEAD', `The engine failed and must be created anew: ${messageOf(error)}`, { cause: error });
+      this.listener.onDead(this.dead);
+    } finally {
+      this.running = null;
+    }
+  }
+
+  /** One step; also run empty, to let the executor drop what it holds of requests that are gone. */
+  private async step(): Promise<EngineCoreOutput[]> {
+    const step = this.scheduler.schedule();
+    const idle = step.totalNumScheduledTokens === 0;
+    this.emptySteps = idle && this.scheduler.hasUnfinishedRequests() ? this.emptySteps + 1 : 0;
+    // One empty step is possible (an abort just before it); more would spin for ever.
+    if (this.emptySteps > 2) throw new Error('the scheduler found nothing to run although requests are waiting');
+    const result = idle && step.removedRequestIds.length === 0 ? EMPTY_OUTPUT : await this.executor.executeModel(step);
+    return this.scheduler.updateFromOutput(step, result);
+  }
+}
+
+/** The next turn of the event loop, after pending I/O and messages. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
