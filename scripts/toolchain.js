@@ -1,0 +1,86 @@
+'use strict';
+// Finds CMake, a build tool and a C++20 compiler, and says in one sentence what to install when one is missing.
+
+const fs = require('node:fs');
+const { findOnPath, firstLineOf } = require('./common.js');
+
+/** Oldest versions whose C++20 the sources rely on. Apple numbers its clang by Xcode. */
+const MIN_GCC = 11;
+const MIN_CLANG = 14;
+const MIN_CMAKE = [3, 20];
+
+/** How each platform installs the tools; the first package manager that is present is named. */
+const INSTALL_HINTS = [
+  { when: () => process.platform === 'darwin', text: 'run "xcode-select --install" for the compiler and "brew install cmake" for CMake' },
+  { when: () => process.platform === 'win32', text: 'install the Visual Studio Build Tools with "Desktop development with C++", which bring CMake' },
+  { when: () => findOnPath(['apt-get']), text: 'run "apt-get install g++ make cmake" (with sudo unless you are root)' },
+  { when: () => findOnPath(['dnf']), text: 'run "dnf install gcc-c++ make cmake" (with sudo unless you are root)' },
+  { when: () => findOnPath(['apk']), text: 'run "apk add g++ make cmake linux-headers"' },
+  { when: () => findOnPath(['pacman']), text: 'run "pacman -S gcc make cmake" (with sudo unless you are root)' },
+  { when: () => findOnPath(['zypper']), text: 'run "zypper install gcc-c++ make cmake" (with sudo unless you are root)' },
+  { when: () => true, text: 'install g++ (or clang++), make and cmake with your package manager' },
+];
+
+function installHint() {
+  return INSTALL_HINTS.find((row) => row.when()).text;
+}
+
+/** Compiler names in the order CMake tries them; CXX wins as it does there. */
+function compilerNames() {
+  const named = (process.env.CXX ?? '').trim().split(/\s+/)[0];
+  return named ? [named] : ['c++', 'g++', 'clang++'];
+}
+
+/** null when the compiler is new enough or of an unknown kind, else what is wrong with it. */
+function compilerTooOld(compiler) {
+  const banner = firstLineOf(compiler, ['--version']) ?? '';
+  const major = Number(firstLineOf(compiler, ['-dumpversion'])?.split('.')[0]);
+  const isClang = /clang/i.test(banner);
+  const least = isClang ? MIN_CLANG : MIN_GCC;
+  return Number.isInteger(major) && major < least
+    ? `${compiler} is version ${major}, but C++20 needs ${isClang ? 'clang' : 'GCC'} ${least} or newer`
+    : null;
+}
+
+function cmakeTooOld(cmake) {
+  const version = /(\d+)\.(\d+)/.exec(firstLineOf(cmake, ['--version']) ?? '');
+  if (version === null) return `"${cmake} --version" does not run`;
+  const [major, minor] = [Number(version[1]), Number(version[2])];
+  const tooOld = major < MIN_CMAKE[0] || (major === MIN_CMAKE[0] && minor < MIN_CMAKE[1]);
+  return tooOld ? `CMake is version ${major}.${minor}, but ${MIN_CMAKE.join('.')} or newer is needed` : null;
+}
+
+/** "a", "a and b", "a, b and c". */
+function inWords(items) {
+  return items.length < 2 ? items.join('') : `${items.slice(0, -1).join(', ')} and ${items.at(-1)}`;
+}
+
+/**
+ * Looks for everything that a build needs.
+ * @returns {{ problem: string | null, cmake: string | null, compiler: string | null }} `problem` is one sentence, null when all is there.
+ */
+function findToolchain() {
+  const cmake = findOnPath(['cmake']);
+  // Visual Studio is found by cmake-js itself; a compiler on PATH is not how Windows works.
+  const compiler = process.platform === 'win32' ? null : findOnPath(compilerNames());
+  const missing = [];
+  if (process.platform !== 'win32') {
+    if (compiler === null) missing.push('no C++20 compiler was found');
+    if (findOnPath(['ninja', 'make']) === null) missing.push('neither make nor ninja was found');
+  }
+  if (cmake === null) missing.push('CMake was not found');
+  const tooOld = [compiler && compilerTooOld(compiler), cmake && cmakeTooOld(cmake)].filter(Boolean);
+  const problems = [...missing, ...tooOld];
+  return {
+    problem: problems.length === 0 ? null : `Kvasir's native addon cannot be built: ${inWords(problems)}; ${installHint()}.`,
+    cmake,
+    compiler,
+  };
+}
+
+/** CUDA compiler, when there is one and the sources for it are there. */
+function findNvcc(cudaSourceDir) {
+  return fs.existsSync(cudaSourceDir) ? findOnPath(['nvcc']) : null;
+}
+
+module.exports = { findToolchain, findNvcc };

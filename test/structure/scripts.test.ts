@@ -1,0 +1,49 @@
+import { spawnSync } from 'node:child_process';
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { ROOT } from './source-tree';
+
+const { closingLine } = require('../../scripts/test.js') as { closingLine(counts: { passed: number; failed: number; skipped: number }): string };
+
+function node(args: string[], env: NodeJS.ProcessEnv): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, args, { cwd: ROOT, encoding: 'utf8', env: { ...process.env, ...env } });
+}
+
+describe('the scripts', () => {
+  test.each([
+    [{ passed: 3, failed: 0, skipped: 0 }, '3 passed, 0 failed'],
+    [{ passed: 3, failed: 1, skipped: 2 }, '3 passed, 1 failed, 2 skipped'],
+  ])('%j closes with "%s"', (counts, line) => {
+    expect(closingLine(counts)).toBe(line);
+  });
+
+  test('without tools, one sentence says what is missing and what to install', () => {
+    const empty = fs.mkdtempSync(path.join(os.tmpdir(), 'kvasir-path-'));
+    try {
+      const result = node(['-p', "require('./scripts/toolchain.js').findToolchain().problem"], { PATH: empty, CXX: '' });
+      expect(result.stderr).toBe('');
+      expect(result.stdout).toMatch(/^Kvasir's native addon cannot be built: no C\+\+20 compiler was found, .+ and CMake was not found; .*(install|run).*cmake.*\.\n$/i);
+    } finally {
+      fs.rmSync(empty, { recursive: true });
+    }
+  });
+
+  test('a wrong KVASIR_BUILD is one line and 1', () => {
+    const result = node(['scripts/build-ts.js'], { KVASIR_BUILD: 'sometimes' });
+    expect(result.status).toBe(1);
+    expect(result.stderr).toBe('error: KVASIR_BUILD must be auto, force or never; received "sometimes".\n');
+  });
+
+  test('the install hook does nothing in a clone', () => {
+    const result = node(['scripts/install.js'], { KVASIR_BUILD: 'force' });
+    expect(result).toMatchObject({ status: 0, stdout: '', stderr: '' });
+  });
+
+  test('binding.gyp has one target, without sources of its own', () => {
+    const text = fs.readFileSync(path.join(ROOT, 'binding.gyp'), 'utf8');
+    expect(text.match(/'target_name'/g)).toHaveLength(1);
+    expect(text).toContain("'type': 'none'");
+    expect(text).not.toContain("'sources'");
+  });
+});
