@@ -1,0 +1,108 @@
+import { getForwardContext } from '../attention/forward-context';
+import type { AttentionLayerSpec, VllmConfig } from '../config/vllm';
+import { Module } from '../nn/module';
+import { pagedAttention } from '../ops/attention';
+import { kvCacheWrite } from '../ops/cache';
+import { contiguousStrides, Tensor } from '../tensor/tensor';
+import { reshape } from '../tensor/views';
+import { KvasirError } from '../utils/errors';
+import { headShard } from './shard';
+
+/** Sizes of attention: whole-model widths for the projections, and what one rank holds. */
+export interface AttentionDims {
+  readonly hiddenSize: number;
+  readonly headDim: number;
+  readonly totalNumHeads: number;
+  readonly totalNumKvHeads: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  /** Widths of q, k and v on this rank. */
+  readonly qkvSizes: readonly [number, number, number];
+  /** Softmax scale, 1 / sqrt(headDim). */
+  readonly scale: number;
+}
+
+/** The attention sizes of a model on this rank. */
+export function attentionDims(vllmConfig: VllmConfig): AttentionDims {
+  const { hiddenSize, headDim, numAttentionHeads, numKeyValueHeads } = vllmConfig.model;
+  const heads = headShard(numAttentionHeads, numKeyValueHeads, vllmConfig.parallel.tensorParallelSize, 'attention');
+  return {
+    hiddenSize,
+    headDim,
+    totalNumHeads: numAttentionHeads,
+    totalNumKvHeads: numKeyValueHeads,
+    numHeads: heads.numHeads,
+    numKvHeads: heads.numKvHeads,
+    qkvSizes: [heads.numHeads * headDim, heads.numKvHeads * headDim, heads.numKvHeads * headDim],
+    scale: 1 / Math.sqrt(headDim),
+  };
+}
+
+export interface AttentionOptions {
+  readonly numHeads: number;
+  readonly headDim: number;
+  readonly scale: number;
+  /** Default: numHeads. */
+  readonly numKvHeads?: number;
+  /** float32 [numHeads] on the device. */
+  readonly alibiSlopes?: Tensor;
+  /** Logits become cap * tanh(logits / cap). */
+  readonly logitsSoftCap?: number;
+  /** Window of this layer in tokens; undefined falls back to the model-wide window, null means none. */
+  readonly perLayerSlidingWindow?: number | null;
+  /** float32 [numHeads]: an extra logit in the denominator. */
+  readonly sinks?: Tensor;
+}
+
+/**
+ * Attention over the paged KV cache (Kwon et al., 2023; vllm Attention). Registers itself in the configuration under its
+ * full prefix, by which the worker gives it its cache; the metadata of the step comes from the forward context.
+ */
+export class Attention extends Module implements AttentionLayerSpec {
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly slidingWindow: number | null;
+  /** [numBlocks, 2, numKvHeads, blockSize, headDim]; without memory until the worker binds it. */
+  readonly kvCache: Tensor;
+
+  constructor(
+    vllmConfig: VllmConfig,
+    private readonly options: AttentionOptions,
+    prefix: string,
+  ) {
+    super(prefix);
+    this.numKvHeads = options.numKvHeads ?? options.numHeads;
+    this.headDim = options.headDim;
+    if (options.numHeads % this.numKvHeads !== 0)
+      throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: ${options.numHeads} heads are not a multiple of ${this.numKvHeads} KV heads`);
+    this.slidingWindow = options.perLayerSlidingWindow === undefined ? vllmConfig.model.slidingWindow : options.perLayerSlidingWindow;
+    if (vllmConfig.staticForwardContext.has(prefix))
+      throw new KvasirError('ERR_KVASIR_LAYER', `two attention layers have the prefix "${prefix}": every layer needs its full, unique name`);
+    vllmConfig.staticForwardContext.set(prefix, this);
+    const shape = [0, 2, this.numKvHeads, vllmConfig.cache.blockSize, this.headDim];
+    this.kvCache = Tensor.view(null, vllmConfig.model.dtype, 0, shape, contiguousStrides(shape));
+  }
+
+  get layerName(): string {
+    return this.prefix;
+  }
+
+  /**
+   * q [numTokens, numHeads * headDim], k and v [numTokens, numKvHeads * headDim] (rows may lie apart)
+   * -> [numTokens, numHeads * headDim]. k and v are written to the cache first.
+   */
+  forward(q: Tensor, k: Tensor, v: Tensor): Tensor {
+    const { attention } = getForwardContext();
+    const { numHeads, scale, logitsSoftCap, alibiSlopes, sinks } = this.options;
+    const heads = (x: Tensor, count: number): Tensor => (x.rank === 3 ? x : reshape(x, [x.size(0), count, this.headDim]));
+    kvCacheWrite(this.kvCache, heads(k, this.numKvHeads), heads(v, this.numKvHeads), attention.slotMapping);
+    const out = pagedAttention(heads(q, numHeads), this.kvCache, attention, {
+      scale,
+      slidingWindow: this.slidingWindow ?? 0,
+      logitsSoftCap: logitsSoftCap ?? 0,
+      alibiSlopes: alibiSlopes ?? null,
+      sinks: sinks ?? null,
+    });
+    return reshape(out, [q.size(0), numHeads * this.headDim]);
+  }
+}

@@ -1,0 +1,82 @@
+import type { VllmConfig } from '../config/vllm';
+import { tensorParallelAllGather, tensorParallelAllReduce } from '../distributed/communicator';
+import { defaultWeightLoader, type WeightLoader } from '../nn/parameter';
+import type { Tensor } from '../tensor/tensor';
+import { KvasirError } from '../utils/errors';
+import { LinearBase, ownSource, type LinearOptions } from './linear-base';
+import { divide, rankSpan } from './shard';
+
+/** The whole weight on every rank (vllm ReplicatedLinear). */
+export class ReplicatedLinear extends LinearBase {
+  constructor(vllmConfig: VllmConfig, options: LinearOptions, prefix: string) {
+    const { inputSize, outputSize } = options;
+    const loaders = { weight: defaultWeightLoader, bias: defaultWeightLoader };
+    super(vllmConfig, options, { inputSizePerPartition: inputSize, outputPartitionSizes: [outputSize], inputSize, outputSize }, prefix, (t) => ownSource(prefix, t), loaders);
+  }
+
+  /** x [numTokens, inputSize] -> [numTokens, outputSize] */
+  forward(x: Tensor): Tensor {
+    return this.apply(x, this.bias);
+  }
+}
+
+export interface ColumnParallelOptions extends LinearOptions {
+  /** Every rank gets the whole output (all-gather). Default false: each keeps its columns. */
+  readonly gatherOutput?: boolean;
+}
+
+/** Output features cut over ranks (vllm ColumnParallelLinear). */
+export class ColumnParallelLinear extends LinearBase {
+  private readonly gatherOutput: boolean;
+
+  constructor(vllmConfig: VllmConfig, options: ColumnParallelOptions, prefix: string) {
+    const { inputSize, outputSize } = options;
+    const { tensorParallelSize, tpRank } = vllmConfig.parallel;
+    const span = rankSpan(outputSize, tpRank, tensorParallelSize, `${prefix}: output size over ranks`);
+    const load: WeightLoader = (param, loaded) => param.copyShard(loaded.narrow(0, span.start, span.size));
+    const partition = { inputSizePerPartition: inputSize, outputPartitionSizes: [span.size], inputSize, outputSize };
+    super(vllmConfig, options, partition, prefix, (t) => ownSource(prefix, t), { weight: load, bias: load });
+    this.gatherOutput = options.gatherOutput ?? false;
+  }
+
+  /** x [numTokens, inputSize] -> [numTokens, outputSize / ranks], or the whole width with gatherOutput. */
+  forward(x: Tensor): Tensor {
+    const out = this.apply(x, this.bias);
+    return this.gatherOutput ? tensorParallelAllGather(this.vllmConfig.parallel, out) : out;
+  }
+}
+
+export interface RowParallelOptions extends LinearOptions {
+  /** Sum over ranks (all-reduce). Default true. */
+  readonly reduceResults?: boolean;
+}
+
+/** Input features cut over ranks; the input is this rank's part already (vllm RowParallelLinear). */
+export class RowParallelLinear extends LinearBase {
+  private readonly reduceResults: boolean;
+
+  constructor(vllmConfig: VllmConfig, options: RowParallelOptions, prefix: string) {
+    const { inputSize, outputSize } = options;
+    const { tensorParallelSize, tpRank } = vllmConfig.parallel;
+    const reduceResults = options.reduceResults ?? true;
+    if (!reduceResults && (options.bias ?? true) && !options.skipBiasAdd)
+      throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: with reduceResults false a bias would be added on every rank; pass bias: false or skipBiasAdd: true`);
+    const span = rankSpan(inputSize, tpRank, tensorParallelSize, `${prefix}: input size over ranks`);
+    const partition = {
+      inputSizePerPartition: divide(inputSize, tensorParallelSize, `${prefix}: input size over ranks`),
+      outputPartitionSizes: [outputSize],
+      inputSize,
+      outputSize,
+    };
+    const loaders = { weight: ((param, loaded) => param.copyShard(loaded.narrow(1, span.start, span.size), 1)) as WeightLoader, bias: defaultWeightLoader };
+    super(vllmConfig, options, partition, prefix, (t) => ownSource(prefix, t), loaders);
+    this.reduceResults = reduceResults;
+  }
+
+  /** x [numTokens, inputSize / ranks] -> [numTokens, outputSize] */
+  forward(x: Tensor): Tensor {
+    // The bias is whole on every rank and must enter the sum once.
+    const out = this.apply(x, this.vllmConfig.parallel.tpRank === 0 ? this.bias : null);
+    return this.reduceResults ? tensorParallelAllReduce(this.vllmConfig.parallel, out) : out;
+  }
+}

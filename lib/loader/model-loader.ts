@@ -1,0 +1,81 @@
+import type { VllmConfig } from '../config/vllm';
+import type { TextGenerationModel } from '../models/interfaces';
+import { resolveModelClass } from '../models/registry';
+import { fillDummy } from '../nn/dummy-weights';
+import { quantizationFromCheckpoint } from '../quantization/registry';
+import type { Device } from '../tensor/device';
+import { inScope, TemporaryScope } from '../tensor/scope';
+import { openCheckpoint, type Checkpoint } from './checkpoint';
+import { FileWeight } from './file-weight';
+
+export interface LoadModelOptions {
+  /** Bytes of weights read so far, and in all. */
+  readonly onProgress?: (loaded: number, total: number) => void;
+}
+
+/** Progress is reported about every this many bytes. */
+const PROGRESS_STEP = 64 << 20;
+
+/** Builds the model of a configuration: modules and shapes, no memory. Attention layers register themselves. */
+export function buildModel(vllmConfig: VllmConfig): TextGenerationModel {
+  const ModelClass = resolveModelClass(vllmConfig.model.architectures);
+  const quantization = quantizationFromCheckpoint(vllmConfig.quantization);
+  return new ModelClass({ ...vllmConfig, quantization }, '');
+}
+
+/** Bytes that the parameters and buffers of a model take. */
+export function weightBytes(model: TextGenerationModel): number {
+  let bytes = 0;
+  for (const param of model.parameters()) bytes += param.bytes;
+  return bytes;
+}
+
+/**
+ * Gives the model memory and fills it: from the safetensors beside config.json, or with seeded random values
+ * (loadFormat 'dummy'). Resolves when everything is on the device, packed for its kernels.
+ * @throws KvasirError ERR_KVASIR_CHECKPOINT, ERR_KVASIR_WEIGHTS, ERR_KVASIR_MODEL_NOT_FOUND, ERR_KVASIR_OUT_OF_MEMORY
+ */
+export async function loadModel(model: TextGenerationModel, vllmConfig: VllmConfig, device: Device, options: LoadModelOptions = {}): Promise<void> {
+  const checkpoint = vllmConfig.load.loadFormat === 'dummy' ? null : await openCheckpoint(vllmConfig.model.modelPath);
+  const scope = new TemporaryScope(device);
+  try {
+    for (const param of model.parameters()) param.allocate(device);
+    for (const buffer of model.buffers()) buffer.allocate(device);
+    inScope(scope, () => {
+      if (checkpoint) model.loadWeights(weightsOf(checkpoint, device, options));
+      else [...model.parameters()].forEach((param, index) => fillDummy(param, vllmConfig.seed * 1_000_003 + index));
+    });
+  } finally {
+    // Queued reads use the checkpoint's files.
+    try {
+      await device.synchronize();
+    } finally {
+      scope.dispose();
+      await checkpoint?.close();
+    }
+  }
+}
+
+/** Every tensor of a checkpoint; progress is reported as the reads complete. */
+function* weightsOf(checkpoint: Checkpoint, device: Device, { onProgress }: LoadModelOptions): Generator<FileWeight> {
+  const total = checkpoint.totalBytes;
+  let queued = 0;
+  let reported = 0;
+  for (const entry of checkpoint.tensors.values()) {
+    const weight = FileWeight.of(entry);
+    yield weight;
+    queued += weight.bytes;
+    if (onProgress && queued - reported >= PROGRESS_STEP) {
+      const loaded = (reported = queued);
+      // A failed read is reported by the synchronize at the end of loading.
+      device.synchronize().then(() => onProgress(loaded, total), () => undefined);
+    }
+  }
+  onProgress?.(queued, total);
+}
+
+/** Frees a model's weights. */
+export function disposeModel(model: TextGenerationModel): void {
+  for (const param of model.parameters()) param.dispose();
+  for (const buffer of model.buffers()) buffer.dispose();
+}

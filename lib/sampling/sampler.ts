@@ -1,0 +1,121 @@
+import type { PositionLogprobs } from '../core/types';
+import { cast } from '../ops/copy';
+import { sample, samplingLogprobs, samplingPenalties, type SampledLogprobs } from '../ops/sampling';
+import type { Device } from '../tensor/device';
+import { inScope, TemporaryScope } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+import { SamplerState } from './sampler-state';
+
+/** A row of logits to draw from. */
+export interface SampleRequest {
+  /** State row of the request. */
+  readonly row: number;
+  /** Position of the token that is drawn: the number of tokens before it. Noise depends on (seed, position) alone. */
+  readonly position: number;
+  readonly numOutputTokens: number;
+}
+
+export interface SampleResult {
+  /** -1 where the logits hold NaN or no token is possible. */
+  readonly tokenIds: readonly number[];
+  readonly logprobs: readonly (PositionLogprobs | null)[];
+}
+
+/**
+ * Draws the next token of every request of a step (vllm/v1/sample/sampler.py): logprobs of the raw logits, then allowed
+ * tokens, minimum length, bias, penalties, temperature, min-p, top-k, top-p.
+ */
+export class Sampler {
+  readonly state: SamplerState;
+  private readonly ids: Tensor;
+  private readonly rows: Tensor;
+  private readonly positions: Tensor;
+
+  constructor(
+    private readonly device: Device,
+    maxNumSeqs: number,
+    vocabSize: number,
+  ) {
+    this.state = new SamplerState(device, maxNumSeqs, vocabSize);
+    this.ids = device.empty([maxNumSeqs], 'int32');
+    this.rows = device.empty([maxNumSeqs], 'int32');
+    this.positions = device.empty([maxNumSeqs], 'int32');
+  }
+
+  /**
+   * Queues sampling and resolves with the results. Everything is queued before this returns its promise, so the memory of
+   * `logits` may be reused by work queued afterwards.
+   * @param logits float32 [requests.length, vocabSize]; changed in place
+   */
+  sample(logits: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
+    const scope = new TemporaryScope(this.device);
+    try {
+      return inScope(scope, () => this.queue(logits, requests));
+    } finally {
+      scope.dispose(); // frees in stream order, after what was queued
+    }
+  }
+
+  /** Log probabilities of given tokens at rows of logits, with the topK best. */
+  logprobsOf(logits: Tensor, targets: readonly number[], topK: number): Promise<PositionLogprobs[]> {
+    const scope = new TemporaryScope(this.device);
+    try {
+      return inScope(scope, () => {
+        const targetIds = scope.allocate([targets.length], 'int32');
+        targetIds.write(Int32Array.from(targets));
+        return readLogprobs(samplingLogprobs(logits, targetIds, topK), () => targets, topK);
+      });
+    } finally {
+      scope.dispose();
+    }
+  }
+
+  dispose(): void {
+    this.state.dispose();
+    for (const tensor of [this.ids, this.rows, this.positions]) tensor.disposeStorage();
+  }
+
+  private async queue(logits: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
+    const n = requests.length;
+    const states = requests.map((r) => this.state.row(r.row));
+    for (const tensor of [this.ids, this.rows, this.positions]) tensor.rebind(tensor.storage, 0, [n], [1]);
+    this.rows.write(Int32Array.from(requests, (r) => r.row));
+    this.positions.write(Int32Array.from(requests, (r) => r.position));
+    const topK = Math.max(-1, ...states.map((s) => s.params.logprobs ?? -1));
+    const penalties = states.some((s) => s.hasPenalties);
+    const edits = penalties || states.some((s, i) => s.features.some((f) => f.isActive(requests[i]!.numOutputTokens)));
+    const raw = topK >= 0 && edits ? cast(logits, 'float32') : logits;
+    states.forEach((s, i) => s.features.forEach((f) => f.apply(logits, i, requests[i]!.numOutputTokens)));
+    const counts = this.state.counts;
+    if (penalties && counts) samplingPenalties(logits, counts, this.state.params, this.rows);
+    sample(this.ids, logits, this.state.params, this.state.seeds, this.positions, this.rows, penalties ? counts : null);
+    const reading = this.ids.read();
+    if (topK < 0) {
+      return { tokenIds: Array.from((await reading) as Int32Array), logprobs: new Array<null>(n).fill(null) };
+    }
+    let tokenIds: number[] = [];
+    const logprobs = readLogprobs(samplingLogprobs(raw, this.ids, topK), () => tokenIds, topK);
+    tokenIds = Array.from((await reading) as Int32Array);
+    const all = await logprobs;
+    return { tokenIds, logprobs: all.map((row, i) => trim(row, states[i]!.params.logprobs)) };
+  }
+}
+
+/** The batch computes the largest k that any request wants; each gets its own. */
+function trim(row: PositionLogprobs, k: number | null): PositionLogprobs | null {
+  if (k === null) return null;
+  return { ...row, tokenIds: row.tokenIds.slice(0, 1 + k), logprobs: row.logprobs.slice(0, 1 + k) };
+}
+
+/** Queues reading now; `targets` is asked when the data is there. */
+function readLogprobs(result: SampledLogprobs, targets: () => readonly number[], topK: number): Promise<PositionLogprobs[]> {
+  const reads = [result.logprob, result.rank, result.topIds, result.topLogprobs].map((t) => t?.read() ?? null);
+  return Promise.all(reads).then(([logprob, rank, topIds, topLogprobs]) => {
+    const top = <T>(values: unknown, i: number): T[] => (values ? Array.from((values as { subarray(a: number, b: number): Iterable<T> }).subarray(i * topK, (i + 1) * topK)) : []);
+    return targets().map((target, i) => ({
+      tokenIds: [target, ...top<number>(topIds, i)],
+      logprobs: [(logprob as Float32Array)[i]!, ...top<number>(topLogprobs, i)],
+      sampledRank: (rank as Int32Array)[i]!,
+    }));
+  });
+}

@@ -1,0 +1,43 @@
+import type { VllmConfig } from '../config/vllm';
+import type { Executor, ModelRunnerOutput, SchedulerOutput } from '../core/types';
+import { Device } from '../tensor/device';
+import { ModelRunner } from './model-runner';
+
+export interface ExecutorProgress {
+  readonly onProgress?: (progress: { stage: string; loaded: number; total: number }) => void;
+}
+
+/** The executor for a configuration: one rank in this thread. */
+export function createExecutor(vllmConfig: VllmConfig, hooks: ExecutorProgress = {}): Executor {
+  return new UniProcExecutor(vllmConfig, hooks);
+}
+
+/** One device, one model runner, in the calling thread (vllm UniProcExecutor). */
+class UniProcExecutor implements Executor {
+  private device: Device | null = null;
+  private runner: ModelRunner | null = null;
+
+  constructor(
+    private readonly vllmConfig: VllmConfig,
+    private readonly hooks: ExecutorProgress,
+  ) {}
+
+  async initialize(): Promise<{ numBlocks: number }> {
+    const { device, numThreads } = this.vllmConfig.device;
+    this.device = Device.create(device, numThreads);
+    this.runner = new ModelRunner(this.vllmConfig, this.device);
+    return this.runner.initialize((loaded, total) => this.hooks.onProgress?.({ stage: 'weights', loaded, total }));
+  }
+
+  executeModel(step: SchedulerOutput): Promise<ModelRunnerOutput> {
+    return this.runner!.execute(step);
+  }
+
+  async shutdown(): Promise<void> {
+    const { runner, device } = this;
+    this.runner = null;
+    this.device = null;
+    runner?.dispose();
+    await device?.close();
+  }
+}

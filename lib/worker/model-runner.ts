@@ -1,0 +1,181 @@
+import type { AttentionMetadata } from '../attention/metadata';
+import { withForwardContext } from '../attention/forward-context';
+import type { VllmConfig } from '../config/vllm';
+import type { ModelRunnerOutput, PositionLogprobs, SchedulerOutput } from '../core/types';
+import { buildModel, disposeModel, loadModel, weightBytes } from '../loader/model-loader';
+import type { TextGenerationModel } from '../models/interfaces';
+import { gatherRows } from '../ops/copy';
+import { Sampler, type SampleRequest, type SampleResult } from '../sampling/sampler';
+import type { Device } from '../tensor/device';
+import type { Tensor } from '../tensor/tensor';
+import { Workspace } from '../tensor/workspace';
+import { KvasirError } from '../utils/errors';
+import { InputBatch } from './input-batch';
+import { InputBuffers } from './input-buffers';
+import { KvCache } from './kv-cache';
+import { PromptLogprobs } from './prompt-logprobs';
+
+/**
+ * Runs steps of one model on one device (vllm GPUModelRunner): owns the weights, the KV cache, the workspaces and the
+ * input buffers, and frees them in {@link dispose}.
+ */
+export class ModelRunner {
+  private readonly model: TextGenerationModel;
+  private readonly batch: InputBatch;
+  private readonly forwardSpace = new Workspace();
+  private readonly logitsSpace = new Workspace();
+  private readonly promptLogprobs: PromptLogprobs;
+  private inputs: InputBuffers | null = null;
+  private sampler: Sampler | null = null;
+  private kvCache: KvCache | null = null;
+  private logitRows: Tensor | null = null;
+  private hiddenStates: Tensor | null = null;
+
+  constructor(
+    private readonly vllmConfig: VllmConfig,
+    private readonly device: Device,
+  ) {
+    this.model = buildModel(vllmConfig);
+    this.batch = new InputBatch(vllmConfig.scheduler.maxNumSeqs, vllmConfig.cache.blockSize);
+    this.promptLogprobs = new PromptLogprobs(vllmConfig.scheduler.maxNumSeqs);
+  }
+
+  /** Loads the weights, plans the activations and takes all memory; resolves with the size of the KV pool. */
+  async initialize(onProgress: (loaded: number, total: number) => void): Promise<{ numBlocks: number; weightBytes: number; kvCacheBytes: number; activationBytes: number }> {
+    const { scheduler, model, cache } = this.vllmConfig;
+    await loadModel(this.model, this.vllmConfig, this.device, { onProgress });
+    const maxBlocksPerSeq = Math.ceil(model.maxModelLen / cache.blockSize);
+    this.inputs = new InputBuffers(this.device, scheduler.maxNumBatchedTokens, scheduler.maxNumSeqs, maxBlocksPerSeq);
+    this.logitRows = this.device.empty([scheduler.maxNumSeqs], 'int32');
+    this.sampler = new Sampler(this.device, scheduler.maxNumSeqs, model.vocabSize);
+    this.plan(this.inputs);
+    this.kvCache = KvCache.allocate(this.vllmConfig, this.device);
+    return {
+      numBlocks: this.kvCache.numBlocks,
+      weightBytes: weightBytes(this.model),
+      kvCacheBytes: this.kvCache.bytes,
+      activationBytes: this.forwardSpace.bytes + this.logitsSpace.bytes,
+    };
+  }
+
+  /** Runs one step. Everything is queued before the first await. */
+  async execute(step: SchedulerOutput): Promise<ModelRunnerOutput> {
+    this.updateRequests(step);
+    if (step.totalNumScheduledTokens === 0) return { sampledTokenIds: [], logprobs: [], promptLogprobs: new Map(), errors: new Map() };
+    const attention = this.buffers().upload(this.batch.buildInputs(step));
+    this.forwardSpace.run(() => this.forward(attention));
+    const promptLogprobs = this.promptLogprobs.queue(step, this.batch, (rows, targets, topK) =>
+      this.samplerOf().logprobsOf(this.logitsAt(rows), targets, topK),
+    );
+    const sampling = this.queueSampling(step);
+    const [prompt, sampled] = await Promise.all([promptLogprobs, sampling.result]);
+    return this.collect(step, sampling.indices, sampled, prompt);
+  }
+
+  /** Frees everything; the device is closed by its owner. */
+  dispose(): void {
+    this.forwardSpace.dispose();
+    this.logitsSpace.dispose();
+    this.kvCache?.dispose();
+    this.sampler?.dispose();
+    this.inputs?.dispose();
+    this.logitRows?.disposeStorage();
+    this.kvCache = this.sampler = this.inputs = this.logitRows = null;
+    disposeModel(this.model);
+  }
+
+  private plan(inputs: InputBuffers): void {
+    const attention = inputs.largest();
+    this.forwardSpace.plan(() => [this.forward(attention)]);
+    this.logitsSpace.plan(() => [this.logits()]);
+    this.forwardSpace.materialize(this.device);
+    this.logitsSpace.materialize(this.device);
+  }
+
+  private forward(attention: AttentionMetadata): Tensor {
+    const { inputIds, positions } = this.buffers();
+    return (this.hiddenStates = withForwardContext({ attention }, () => this.model.forward(inputIds, positions)));
+  }
+
+  /** Logits [logitRows, vocabSize] of the rows of hidden states that logitRows names. */
+  private logits(): Tensor {
+    return this.model.computeLogits(gatherRows(this.hiddenStates!, this.logitRows!));
+  }
+
+  private logitsAt(tokens: readonly number[]): Tensor {
+    const rows = this.logitRows!;
+    rows.rebind(rows.storage, 0, [tokens.length], [1]);
+    rows.write(Int32Array.from(tokens));
+    return this.logitsSpace.run(() => this.logits());
+  }
+
+  private updateRequests(step: SchedulerOutput): void {
+    const { state } = this.samplerOf();
+    for (const id of step.removedRequestIds) {
+      const row = this.batch.remove(id);
+      if (row !== null) state.remove(row);
+    }
+    for (const data of step.newRequests) {
+      const request = this.batch.add(data);
+      state.add(request.row, data.samplingParams, data.tokenIds, data.numPromptTokens);
+    }
+    for (const { requestId, newBlockIds } of step.scheduled) {
+      if (newBlockIds.length === 0) continue;
+      const request = this.batch.get(requestId);
+      this.buffers().writeBlocks(request.row, request.blockIds.length, newBlockIds);
+      request.blockIds.push(...newBlockIds);
+    }
+  }
+
+  /** Samples for the requests whose last known token ran in this step. */
+  private queueSampling(step: SchedulerOutput): { indices: number[]; result: Promise<SampleResult> } {
+    const indices: number[] = [];
+    const lastTokens: number[] = [];
+    const requests: SampleRequest[] = [];
+    let token = 0;
+    step.scheduled.forEach((s, i) => {
+      token += s.numScheduledTokens;
+      const { row, tokenIds, numPromptTokens } = this.batch.get(s.requestId);
+      if (s.numComputedTokens + s.numScheduledTokens < tokenIds.length) return;
+      indices.push(i);
+      lastTokens.push(token - 1);
+      requests.push({ row, position: tokenIds.length, numOutputTokens: tokenIds.length - numPromptTokens });
+    });
+    // Without a token to draw the step must still be waited for, and its errors heard.
+    if (requests.length === 0) return { indices, result: this.device.synchronize().then(() => ({ tokenIds: [], logprobs: [] })) };
+    return { indices, result: this.samplerOf().sample(this.logitsAt(lastTokens), requests) };
+  }
+
+  private collect(
+    step: SchedulerOutput,
+    indices: readonly number[],
+    sampled: SampleResult,
+    promptLogprobs: ReadonlyMap<string, readonly PositionLogprobs[]>,
+  ): ModelRunnerOutput {
+    const sampledTokenIds = new Array<number>(step.scheduled.length).fill(-1);
+    const logprobs = new Array<PositionLogprobs | null>(step.scheduled.length).fill(null);
+    const errors = new Map<string, string>();
+    indices.forEach((index, i) => {
+      const { requestId } = step.scheduled[index]!;
+      const tokenId = sampled.tokenIds[i]!;
+      if (tokenId < 0) {
+        errors.set(requestId, 'the logits of the request hold NaN, or no token is possible');
+        return;
+      }
+      sampledTokenIds[index] = tokenId;
+      logprobs[index] = sampled.logprobs[i] ?? null;
+      this.batch.get(requestId).tokenIds.push(tokenId);
+    });
+    return { sampledTokenIds, logprobs, promptLogprobs, errors };
+  }
+
+  private buffers(): InputBuffers {
+    if (!this.inputs) throw new KvasirError('ERR_KVASIR_CLOSED', 'the model runner is closed');
+    return this.inputs;
+  }
+
+  private samplerOf(): Sampler {
+    if (!this.sampler) throw new KvasirError('ERR_KVASIR_CLOSED', 'the model runner is closed');
+    return this.sampler;
+  }
+}
