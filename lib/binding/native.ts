@@ -16,6 +16,29 @@ export interface NativeOps {
   gatherRows(out: Row, x: Row, indices: Row): void;
   fill(out: Row, value: number): void;
   fillRandom(out: Row, seed: number, scale: number): void;
+  // rope
+  rope(positions: Row, q: Row, k: OptionalRow, cosSin: Row, isNeox: boolean): void;
+  // activation
+  siluAndMul(out: Row, x: Row): void;
+  geluAndMul(out: Row, x: Row): void;
+  geluTanhAndMul(out: Row, x: Row): void;
+  silu(out: Row, x: Row): void;
+  gelu(out: Row, x: Row): void;
+  geluTanh(out: Row, x: Row): void;
+  relu(out: Row, x: Row): void;
+  // gemm
+  packLinear(weight: Row): void;
+  linear(out: Row, x: Row, weight: Row, bias: OptionalRow): void;
+  // embedding
+  embedding(out: Row, weight: Row, ids: Row, vocabStart: number): void;
+  // sampling
+  samplingCountPrompt(counts: Row, row: number, ids: Row): void;
+  samplingCountOutput(counts: Row, row: number, ids: Row): void;
+  samplingPenalties(logits: Row, counts: Row, params: Row, rows: Row): void;
+  samplingBias(logits: Row, logitRow: number, ids: Row, values: Row): void;
+  samplingMask(logits: Row, logitRow: number, ids: Row, keep: boolean): void;
+  samplingLogprobs(outLogprob: Row, outRank: Row, topIds: OptionalRow, topLogprobs: OptionalRow, logits: Row, targets: Row): void;
+  sample(outIds: Row, logits: Row, params: Row, seeds: Row, positions: Row, rows: Row, counts: OptionalRow): void;
 }
 
 /** Streams and memory. Ids are small integers, valid in the environment (thread) that made them. */
@@ -38,6 +61,9 @@ export interface NativeDevice {
   setIsa(level: number): string;
   setProfiling(stream: number, on: boolean): void;
   profile(stream: number): Record<string, { calls: number; seconds: number }>;
+  /** Two float64: bytes per second that the stream's threads read, and multiply-add operations per second (2 per multiply-add). */
+  probeMachine(stream: number, bytes: number): Promise<ArrayBuffer>;
+  /** Throws a C++ exception at the call (0) or in queued work (1). */
   raise(stream: number, where: 0 | 1): void;
 }
 

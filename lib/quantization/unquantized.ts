@@ -1,5 +1,5 @@
 import { Parameter } from '../nn/parameter';
-import { linear, packedRowPadding, packLinear } from '../ops/gemm';
+import { canPackLinear, linear, PACK_ROWS, packLinear } from '../ops/gemm';
 import type { LinearMethod, LinearWeights, LinearWeightSpec } from './method';
 
 /** Weights in the model's dtype, [out, in], packed for the backend when they are complete (vllm UnquantizedLinearMethod). */
@@ -11,18 +11,23 @@ export class UnquantizedLinearMethod implements LinearMethod {
       weightLoader: spec.weightLoader,
       outputDim: 0,
       inputDim: 1,
-      paddedRows: packedRowPadding(rows),
-      onLoaded: (param) => packLinear(param.tensor),
+      paddedRows: canPackLinear(spec.dtype, spec.inputSizePerPartition) ? -rows & (PACK_ROWS - 1) : 0,
+      onLoaded: pack,
     });
     return this.weightsOf(weight, rows);
   }
 
   tieWeights(weight: Parameter, rows: number): LinearWeights {
-    weight.whenLoaded((param) => packLinear(param.tensor));
+    weight.whenLoaded(pack);
     return this.weightsOf(weight, rows);
   }
 
   private weightsOf(weight: Parameter, rows: number): LinearWeights {
     return { tensors: { weight }, apply: (x, bias, outputDtype) => linear(x, weight.tensor, bias, rows, outputDtype) };
   }
+}
+
+/** Rearranges a complete weight for the kernels, where its shape allows. */
+function pack({ tensor }: Parameter): void {
+  if (canPackLinear(tensor.dtype, tensor.size(1)) && tensor.size(0) % PACK_ROWS === 0) packLinear(tensor);
 }

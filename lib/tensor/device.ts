@@ -63,6 +63,12 @@ export class Device {
     return native((b) => b.profile(this.stream));
   }
 
+  /** The ceilings of the machine with this device's threads: plain reading of memory, and multiply-adds in registers. */
+  async probe(bytes = 1 << 30): Promise<{ readBytesPerSecond: number; flops: number }> {
+    const [readBytesPerSecond, flops] = new Float64Array(await native((b) => b.probeMachine(this.stream, bytes)));
+    return { readBytesPerSecond: readBytesPerSecond!, flops: flops! };
+  }
+
   /** Ends the stream's threads. Storages must have been disposed before. */
   async close(): Promise<void> {
     if (this.closed) return;

@@ -5,6 +5,7 @@
 
 #include "addon/op.h"
 #include "cpu/isa.h"
+#include "cpu/probe.h"
 #include "cpu/stream.h"
 
 namespace kvasir::addon {
@@ -149,6 +150,21 @@ napi_value profile(napi_env env, napi_callback_info raw) {
   });
 }
 
+// probeMachine(stream, bytes): promise of Float64Array-sized bytes [read bytes/s, multiply-add flops/s] of the stream's threads
+napi_value probeMachine(napi_env env, napi_callback_info raw) {
+  return withInfo(env, raw, [&](auto& info, Context& c) -> napi_value {
+    auto& stream = static_cast<cpu::CpuStream&>(c.stream(intArg(info, 0)));
+    const int64_t size = info[1].ToNumber().Int64Value();
+    auto result = std::make_shared<std::vector<char>>(2 * sizeof(double));
+    stream.enqueue("probe", [&stream, size, result] {
+      std::vector<char> memory(static_cast<size_t>(size), 1);
+      const double figures[2] = {cpu::probeReadBandwidth(stream.pool(), memory.data(), size), cpu::probePeakFlops(stream.pool())};
+      std::memcpy(result->data(), figures, sizeof figures);
+    });
+    return c.fence(env, stream, result);
+  });
+}
+
 // raise(stream, where): throws a C++ exception at the call (0) or inside queued work (1): shows that neither ends the process
 napi_value raise(napi_env env, napi_callback_info raw) {
   return withInfo(env, raw, [&](auto& info, Context& c) -> napi_value {
@@ -175,6 +191,7 @@ void registerDevice(Napi::Env env, Napi::Object exports) {
   exportFunction(env, exports, "setIsa", setIsa);
   exportFunction(env, exports, "setProfiling", setProfiling);
   exportFunction(env, exports, "profile", profile);
+  exportFunction(env, exports, "probeMachine", probeMachine);
   exportFunction(env, exports, "raise", raise);
 }
 

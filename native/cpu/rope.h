@@ -1,0 +1,10 @@
+#pragma once
+
+#include "core/tensor.h"
+#include "cpu/parallel.h"
+
+namespace kvasir::cpu {
+
+void rope(Pool& pool, const Tensor& positions, const Tensor& q, const MaybeTensor& k, const Tensor& cosSin, bool isNeox);
+
+}  // namespace kvasir::cpu

@@ -1,0 +1,132 @@
+import { embedding } from '../../lib/ops/embedding';
+import { canPackLinear, linear, linearInto, PACK_ROWS, packLinear } from '../../lib/ops/gemm';
+import type { Tensor } from '../../lib/tensor/tensor';
+import { narrow } from '../../lib/tensor/views';
+import { LINEAR_CASES, linearReference, UNPACKED_CASES, type LinearCase } from './cases/gemm';
+import { forEachIsa, OpBench, randomValues, relativeL2, roundTo, TOLERANCE, type FloatType } from './harness';
+
+const GAP = 6;
+const paddedRows = (n: number): number => Math.ceil(n / PACK_ROWS) * PACK_ROWS;
+
+/** A weight [n, k], or packed with zero rows added. */
+function weightTensor(bench: OpBench, dtype: FloatType, n: number, k: number, values: Float64Array, packed: boolean): Tensor {
+  const rows = packed ? paddedRows(n) : n;
+  const all = new Float64Array(rows * k);
+  all.set(values);
+  const tensor = bench.float(dtype, [rows, k], all);
+  if (packed) bench.run(() => packLinear(tensor));
+  return tensor;
+}
+
+/** x [m, k]; strided: the first k columns of a tensor whose other columns are NaN. */
+function rowsTensor(bench: OpBench, dtype: FloatType, m: number, k: number, values: Float64Array, strided: boolean): Tensor {
+  if (!strided) return bench.float(dtype, [m, k], values);
+  const wide = new Float64Array(m * (k + GAP)).fill(NaN);
+  for (let i = 0; i < m; i++) wide.set(values.subarray(i * k, (i + 1) * k), i * (k + GAP));
+  const tensor = bench.float(dtype, [m, k + GAP], wide);
+  return bench.run(() => narrow(tensor, 1, 0, k));
+}
+
+interface Inputs {
+  readonly x: Float64Array;
+  readonly weight: Float64Array;
+  readonly bias: Float64Array | null;
+  readonly expected: Float64Array;
+}
+
+const biasType = (c: LinearCase): FloatType => (c.bias === 'same' ? c.dtype : 'float32');
+
+function inputsOf(c: LinearCase): Inputs {
+  const x = roundTo(c.dtype, randomValues(c.m * c.k, 1));
+  const weight = roundTo(c.dtype, randomValues(c.n * c.k, 2));
+  const bias = c.bias === 'none' ? null : roundTo(biasType(c), randomValues(c.n, 3));
+  return { x, weight, bias, expected: linearReference(c, x, weight, bias) };
+}
+
+async function checkCase(c: LinearCase, { x, weight, bias, expected }: Inputs): Promise<void> {
+  const { dtype, m, n, k } = c;
+  const bench = new OpBench();
+  const outType = c.outFloat32 ? 'float32' : dtype;
+  const xt = rowsTensor(bench, dtype, m, k, x, c.strided);
+  const wt = weightTensor(bench, dtype, n, k, weight, c.packed);
+  const bt = bias && bench.float(biasType(c), [n], bias);
+  const wide = bench.poisoned(outType, [m, c.strided ? n + GAP : n]);
+  bench.run(() => linearInto(narrow(wide, 1, 0, n), xt, wt, bt));
+  const all = await bench.values(wide);
+  const width = wide.size(1);
+  const actual = Float64Array.from({ length: m * n }, (_, i) => all[Math.floor(i / n) * width + (i % n)]!);
+  expect(relativeL2(actual, expected)).toBeLessThan(TOLERANCE[outType]);
+  // Nothing is written beside the columns asked for.
+  expect(all.filter((v, i) => i % width >= n && !Number.isNaN(v))).toHaveLength(0);
+  await bench.close();
+}
+
+describe('linear', () => {
+  it.each([...LINEAR_CASES, ...UNPACKED_CASES].map((c) => [JSON.stringify(c), c] as const))('%s', async (_name, c) => {
+    const inputs = inputsOf(c);
+    await forEachIsa(() => checkCase(c, inputs));
+  });
+
+  it.each(['float32', 'float16', 'bfloat16'] as const)('is the same bit for bit whatever else is in the batch: %s', async (dtype) => {
+    const [m, n, k] = [513, 150, 1500];
+    await forEachIsa(async (isa) => {
+      const bench = new OpBench();
+      const weight = weightTensor(bench, dtype, n, k, randomValues(n * k, 1), true);
+      const x = bench.float(dtype, [m, k], randomValues(m * k, 2));
+      const whole = await bench.values(bench.run(() => linear(x, weight, null, n)));
+      for (const [start, count] of [[0, 1], [511, 2], [17, 5], [100, 6], [250, 7], [3, 64]] as const) {
+        const part = await bench.values(bench.run(() => linear(narrow(x, 0, start, count), weight, null, n)));
+        expect([isa, start, Buffer.from(part.buffer).equals(Buffer.from(whole.buffer, start * n * 8, count * n * 8))]).toEqual([isa, start, true]);
+      }
+      await bench.close();
+    });
+  });
+});
+
+describe('packLinear', () => {
+  it.each(['float32', 'float16', 'bfloat16'] as const)('keeps every row readable: %s', async (dtype) => {
+    const [n, k] = [192, 66];
+    const bench = new OpBench();
+    const values = roundTo(dtype, randomValues(n * k, 5));
+    const weight = weightTensor(bench, dtype, n, k, values, true);
+    const ids = bench.ints('int32', [n], Array.from({ length: n }, (_, i) => i));
+    expect(weight.packed).toBe(true);
+    expect(await bench.values(bench.run(() => embedding(weight, ids)))).toEqual(values);
+    await bench.close();
+  });
+
+  it('says which weights have a packed form', () => {
+    expect([canPackLinear('bfloat16', 8), canPackLinear('bfloat16', 7), canPackLinear('float16', 7), canPackLinear('int8', 8)]).toEqual([true, false, true, false]);
+  });
+});
+
+describe('errors of linear layers', () => {
+  const tensorError = (text: string): Error => expect.objectContaining({ code: 'ERR_KVASIR_TENSOR', message: expect.stringContaining(text) }) as Error;
+
+  it('names what does not agree', async () => {
+    const bench = new OpBench();
+    const zeros = (dtype: FloatType, shape: number[]): Tensor => bench.float(dtype, shape, new Float64Array(shape.reduce((a, b) => a * b)));
+    const x = zeros('bfloat16', [2, 8]);
+    const weight = zeros('bfloat16', [64, 8]);
+    const run = (fn: () => unknown): (() => unknown) => () => bench.run(fn);
+    expect(run(() => linear(x, zeros('bfloat16', [64, 6])))).toThrow(tensorError('weight has inFeatures 6, expected 8'));
+    expect(run(() => linear(x, zeros('float32', [64, 8])))).toThrow(tensorError('weight is float32 but x is bfloat16'));
+    expect(run(() => linear(x, weight, null, 32))).toThrow(tensorError('weight has outFeatures 64, expected 32'));
+    expect(run(() => linear(x, weight, null, 64, 'float16'))).toThrow(tensorError('out must be bfloat16 or float32'));
+    expect(run(() => linear(x, weight, zeros('bfloat16', [63])))).toThrow(tensorError('bias has outFeatures 63, expected 64'));
+    await bench.close();
+  });
+
+  it('refuses weights that cannot be packed, and packing twice', async () => {
+    const bench = new OpBench();
+    const weight = (rows: number, columns: number): Tensor => bench.float('bfloat16', [rows, columns], new Float64Array(rows * columns));
+    const packed = weight(64, 8);
+    bench.run(() => packLinear(packed));
+    expect(() => bench.run(() => packLinear(weight(60, 8)))).toThrow(tensorError('a multiple of 64 rows'));
+    expect(() => bench.run(() => packLinear(weight(64, 7)))).toThrow(tensorError('an even number of columns'));
+    expect(() => bench.run(() => packLinear(packed))).toThrow(tensorError('packed already'));
+    const x = bench.float('bfloat16', [1, 8], new Float64Array(8));
+    expect(() => bench.run(() => linear(x, packed, null, 65))).toThrow(tensorError('more columns than the packed weight has rows'));
+    await bench.close();
+  });
+});

@@ -1,0 +1,75 @@
+import { rope } from '../../lib/ops/rope';
+import { reshape, split } from '../../lib/tensor/views';
+import { ROPE_CASES, ROPE_MAX_POSITION, ropeReference } from './cases/rope';
+import { forEachIsa, OpBench, randomValues, relativeL2, roundTo, TOLERANCE } from './harness';
+
+const positionsOf = (numTokens: number): number[] => Array.from({ length: numTokens }, (_, t) => (t * 7 + 3) % ROPE_MAX_POSITION);
+
+/** Columns [from, to) of rows of `width`. */
+function columns(values: Float64Array, width: number, from: number, to: number): Float64Array {
+  return values.filter((_, i) => i % width >= from && i % width < to);
+}
+
+describe('rope', () => {
+  it.each(ROPE_CASES.map((c) => [JSON.stringify(c), c] as const))('views of a merged projection: %s', async (_name, c) => {
+    const sizes = [c.numHeads * c.headDim, c.numKvHeads * c.headDim, c.numKvHeads * c.headDim];
+    const width = sizes[0]! + 2 * sizes[1]!;
+    const qkv = roundTo(c.dtype, randomValues(c.numTokens * width, 1));
+    const cosSin = roundTo('float32', randomValues(ROPE_MAX_POSITION * c.rotaryDim, 2));
+    const positions = positionsOf(c.numTokens);
+    const q = columns(qkv, width, 0, sizes[0]!);
+    const k = columns(qkv, width, sizes[0]!, sizes[0]! + sizes[1]!);
+    await forEachIsa(async () => {
+      const bench = new OpBench();
+      const merged = bench.float(c.dtype, [c.numTokens, width], qkv);
+      const table = bench.float('float32', [ROPE_MAX_POSITION, c.rotaryDim], cosSin);
+      const at = bench.ints('int32', [c.numTokens], positions);
+      bench.run(() => {
+        const [qPart, kPart] = split(merged, sizes);
+        rope(at, reshape(qPart!, [c.numTokens, c.numHeads, c.headDim]), reshape(kPart!, [c.numTokens, c.numKvHeads, c.headDim]), table, c.isNeox);
+      });
+      const result = await bench.values(merged);
+      const qOut = columns(result, width, 0, sizes[0]!);
+      const kOut = columns(result, width, sizes[0]!, sizes[0]! + sizes[1]!);
+      expect(relativeL2(qOut, ropeReference(c, q, c.numHeads, positions, cosSin))).toBeLessThan(TOLERANCE[c.dtype]);
+      expect(relativeL2(kOut, ropeReference(c, k, c.numKvHeads, positions, cosSin))).toBeLessThan(TOLERANCE[c.dtype]);
+      const rest = (values: Float64Array): Float64Array => columns(values, width, sizes[0]! + sizes[1]!, width);
+      expect(rest(result)).toEqual(rest(qkv));
+      await bench.close();
+    });
+  });
+
+  it('takes int64 positions and no k, and a token rotates the same alone and in a batch', async () => {
+    const bench = new OpBench();
+    const values = randomValues(9 * 2 * 24, 3);
+    const table = bench.float('float32', [ROPE_MAX_POSITION, 24], randomValues(ROPE_MAX_POSITION * 24, 4));
+    const all = bench.float('bfloat16', [9, 2, 24], values);
+    const one = bench.float('bfloat16', [1, 2, 24], values.slice(5 * 48, 6 * 48));
+    const positions = positionsOf(9);
+    bench.run(() => rope(bench.ints('int64', [9], positions), all, null, table, true));
+    bench.run(() => rope(bench.ints('int32', [1], positions.slice(5, 6)), one, null, table, true));
+    expect((await bench.values(all)).slice(5 * 48, 6 * 48)).toEqual(await bench.values(one));
+    await bench.close();
+  });
+
+  it.each([-1, ROPE_MAX_POSITION])('rejects position %d at the next fence and rotates nothing', async (position) => {
+    const bench = new OpBench();
+    const x = randomValues(2 * 16, 5);
+    const q = bench.float('bfloat16', [2, 1, 16], x);
+    const table = bench.float('float32', [ROPE_MAX_POSITION, 16], randomValues(ROPE_MAX_POSITION * 16, 6));
+    bench.run(() => rope(bench.ints('int32', [2], [0, position]), q, null, table, true));
+    await expect(bench.device.synchronize()).rejects.toMatchObject({ code: 'ERR_KVASIR_TENSOR' });
+    expect(await bench.values(q)).toEqual(roundTo('bfloat16', x));
+    await bench.close();
+  });
+
+  it('rejects a table that is wider than a head', async () => {
+    const bench = new OpBench();
+    const q = bench.float('float32', [1, 1, 8], randomValues(8, 1));
+    const table = bench.float('float32', [4, 10], randomValues(40, 1));
+    expect(() => bench.run(() => rope(bench.ints('int32', [1], [0]), q, null, table, true))).toThrow(
+      expect.objectContaining({ code: 'ERR_KVASIR_TENSOR' }),
+    );
+    await bench.close();
+  });
+});
