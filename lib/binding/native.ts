@@ -29,6 +29,22 @@ export interface NativeOps {
   // gemm
   packLinear(weight: Row): void;
   linear(out: Row, x: Row, weight: Row, bias: OptionalRow): void;
+  // cache, attention
+  kvCacheWrite(kvCache: Row, k: Row, v: Row, slotMapping: Row): void;
+  pagedAttention(
+    out: Row,
+    q: Row,
+    kvCache: Row,
+    blockTable: Row,
+    seqRows: Row,
+    seqLens: Row,
+    queryStartLoc: Row,
+    scale: number,
+    slidingWindow: number,
+    logitsSoftCap: number,
+    alibiSlopes: OptionalRow,
+    sinks: OptionalRow,
+  ): void;
   // embedding
   embedding(out: Row, weight: Row, ids: Row, vocabStart: number): void;
   // sampling

@@ -53,7 +53,8 @@ export async function benchLatency(
       }
     }
     progress.stop();
-    return { ...latencyFigures(given, prefills, totals), ...commonFigures(llm, loadSeconds) };
+    const latency = latencyFigures(given, prefills, totals);
+    return { ...latency, ...commonFigures(llm, loadSeconds), ...(await ceilingFigures(llm, latency)) };
   });
   await printResult('latency', model, given, result, io);
 }
@@ -115,6 +116,40 @@ function commonFigures(llm: LLM, loadSeconds: number) {
     nativeBytes: loadBinding().liveStorages().bytes,
     peakRssBytes: process.resourceUsage().maxRSS * 1024,
   };
+}
+
+/** What the machine can do, measured now with the same threads, and the share of it that was reached. */
+async function ceilingFigures(llm: LLM, latency: ReturnType<typeof latencyFigures>) {
+  const weights = llm.info.memory?.weights;
+  if (llm.config.device.device !== 'cpu' || weights === undefined) return {};
+  const { readBytesPerSecond, flops } = await machineCeilings(llm.config.device.numThreads);
+  const embedding = llm.config.model.tieWordEmbeddings ? 0 : llm.config.model.vocabSize * llm.config.model.hiddenSize * (llm.config.model.dtype === 'float32' ? 4 : 2);
+  // A decode step reads every weight but an untied embedding table, of which it takes single rows.
+  const decodeBytesPerSecond = (weights - embedding) / latency.secondsPerDecodeStep;
+  return {
+    weightBytes: weights,
+    kvCacheBytes: llm.info.memory?.kvCache,
+    machineReadGBs: readBytesPerSecond / 1e9,
+    decodeWeightGBs: decodeBytesPerSecond / 1e9,
+    decodeShareOfReadBandwidth: decodeBytesPerSecond / readBytesPerSecond,
+    machinePeakGflops: flops / 1e9,
+  };
+}
+
+/** Measured three times, best of each: the machine may be busy for a moment. */
+async function machineCeilings(threads: number): Promise<{ readBytesPerSecond: number; flops: number }> {
+  const binding = loadBinding();
+  const stream = binding.createStream(0, threads);
+  try {
+    let best = { readBytesPerSecond: 0, flops: 0 };
+    for (let i = 0; i < 3; i += 1) {
+      const [read, flops] = new Float64Array(await binding.probeMachine(stream, 2 ** 30));
+      best = { readBytesPerSecond: Math.max(best.readBytesPerSecond, read!), flops: Math.max(best.flops, flops!) };
+    }
+    return best;
+  } finally {
+    binding.destroyStream(stream);
+  }
 }
 
 async function printResult(benchmark: string, model: string, given: BenchOptions, figures: object, io: CliIo): Promise<void> {

@@ -85,10 +85,18 @@ export interface EngineCoreOutput {
   readonly error?: string;
 }
 
+/** What an executor has taken when it is ready. */
+export interface ExecutorInfo {
+  /** Blocks of the KV pool, the null block included. */
+  readonly numBlocks: number;
+  /** Bytes on the device. */
+  readonly memory?: { readonly weights: number; readonly kvCache: number; readonly activations: number };
+}
+
 /** Runs steps on one or more ranks. Implemented by worker/; the scheduler side only sees this. */
 export interface Executor {
   /** Loads the model, plans the activations, allocates the KV cache; resolves with what the scheduler must know. */
-  initialize(): Promise<{ numBlocks: number }>;
+  initialize(): Promise<ExecutorInfo>;
   executeModel(step: SchedulerOutput): Promise<ModelRunnerOutput>;
   /** Frees everything; idempotent. */
   shutdown(): Promise<void>;

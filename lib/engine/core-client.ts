@@ -1,11 +1,11 @@
 import type { VllmConfig } from '../config/vllm';
-import type { EngineCoreRequest, SchedulerStats } from '../core/types';
+import type { EngineCoreRequest, ExecutorInfo, SchedulerStats } from '../core/types';
 import { EngineCore, type EngineCoreListener, type ExecutorFactory, type ExecutorHooks } from './engine-core';
 
 /** The engine core as its client sees it, in this thread or in another (vllm.v1.engine.core_client.EngineCoreClient). */
 export interface EngineCoreClient {
   /** Blocks of the KV pool, the null block included. */
-  readonly numBlocks: number;
+  readonly info: ExecutorInfo;
   addRequests(requests: readonly EngineCoreRequest[]): void;
   abortRequests(requestIds: readonly string[]): void;
   /** Empties the prefix cache; false while requests hold blocks. */
@@ -19,7 +19,7 @@ export interface EngineCoreClient {
 export class InprocCoreClient implements EngineCoreClient {
   private constructor(
     private readonly core: EngineCore,
-    readonly numBlocks: number,
+    readonly info: ExecutorInfo,
   ) {}
 
   static async create(
@@ -28,8 +28,8 @@ export class InprocCoreClient implements EngineCoreClient {
     hooks: ExecutorHooks,
     listener: EngineCoreListener,
   ): Promise<InprocCoreClient> {
-    const { core, numBlocks } = await EngineCore.create(config, factory, hooks, listener);
-    return new InprocCoreClient(core, numBlocks);
+    const { core, info } = await EngineCore.create(config, factory, hooks, listener);
+    return new InprocCoreClient(core, info);
   }
 
   addRequests(requests: readonly EngineCoreRequest[]): void {

@@ -17,7 +17,7 @@ async function main(port: MessagePort, init: WorkerInit): Promise<void> {
     });
     core = created.core;
     port.on('message', (message: ToWorker) => handle(port, core, message));
-    post({ type: 'ready', numBlocks: created.numBlocks });
+    post({ type: 'ready', info: created.info });
   } catch (error) {
     post({ type: 'startFailed', error: toWireError(error) });
     port.close();

@@ -1,7 +1,7 @@
 import type { ChatMessage } from '../chat/messages';
 import { ChatTemplate, type RenderOptions } from '../chat/template';
 import type { VllmConfig } from '../config/vllm';
-import type { SchedulerStats } from '../core/types';
+import type { SchedulerStats, ExecutorInfo } from '../core/types';
 import { defaultSamplingParams, type SamplingParams } from '../sampling/params';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import { KvasirError } from '../utils/errors';
@@ -68,7 +68,7 @@ export abstract class EngineBase {
     this.chatTemplate = new ChatTemplate(parts.tokenizer?.chatTemplates ?? null, parts.tokenizer?.specialTokens);
     const { vocabSize, maxModelLen, eosTokenIds, maxLogprobs } = model;
     // Block 0 is the null block.
-    const kvCapacity = (parts.core.numBlocks - 1) * cache.blockSize;
+    const kvCapacity = (parts.core.info.numBlocks - 1) * cache.blockSize;
     this.inputs = new InputProcessor({ vocabSize, maxModelLen, kvCapacity, eosTokenIds, maxLogprobs, seed }, parts.tokenizer);
   }
 
@@ -106,6 +106,11 @@ export abstract class EngineBase {
   async resetPrefixCache(): Promise<boolean> {
     this.checkUsable();
     return this.core.resetPrefixCache();
+  }
+
+  /** Blocks of the KV cache, and bytes of weights, KV cache and activations on the device. */
+  get info(): ExecutorInfo {
+    return this.core.info;
   }
 
   /** Counters and gauges of the scheduler. */

@@ -1,5 +1,5 @@
 import { Scheduler } from '../core/scheduler';
-import type { EngineCoreOutput, EngineCoreRequest, Executor, ModelRunnerOutput, SchedulerStats } from '../core/types';
+import type { EngineCoreOutput, EngineCoreRequest, Executor, ExecutorInfo, ModelRunnerOutput, SchedulerStats } from '../core/types';
 import type { VllmConfig } from '../config/vllm';
 import { KvasirError, messageOf } from '../utils/errors';
 
@@ -50,13 +50,13 @@ export class EngineCore {
     factory: ExecutorFactory,
     hooks: ExecutorHooks,
     listener: EngineCoreListener,
-  ): Promise<{ core: EngineCore; numBlocks: number }> {
+  ): Promise<{ core: EngineCore; info: ExecutorInfo }> {
     const executor = factory(config, hooks);
     try {
-      const { numBlocks } = await executor.initialize();
+      const info = await executor.initialize();
       const { cache, scheduler, model } = config;
-      const core = new EngineCore(new Scheduler({ cache, scheduler, maxModelLen: model.maxModelLen, numBlocks }), executor, listener);
-      return { core, numBlocks };
+      const core = new EngineCore(new Scheduler({ cache, scheduler, maxModelLen: model.maxModelLen, numBlocks: info.numBlocks }), executor, listener);
+      return { core, info };
     } catch (error) {
       await executor.shutdown();
       throw error;

@@ -1,6 +1,6 @@
 /** What crosses the boundary between a client and an engine core in a worker_thread: plain data, this and nothing else. */
 import type { VllmConfig } from '../config/vllm';
-import type { EngineCoreOutput, EngineCoreRequest, SchedulerStats } from '../core/types';
+import type { EngineCoreOutput, EngineCoreRequest, ExecutorInfo, SchedulerStats } from '../core/types';
 import { ERRORS, KvasirError, messageOf, type ErrorCode } from '../utils/errors';
 import type { LoadProgress } from './engine-core';
 
@@ -27,7 +27,7 @@ export type ToWorker =
 
 export type FromWorker =
   | { readonly type: 'progress'; readonly progress: LoadProgress }
-  | { readonly type: 'ready'; readonly numBlocks: number }
+  | { readonly type: 'ready'; readonly info: ExecutorInfo }
   | { readonly type: 'startFailed'; readonly error: WireError }
   | { readonly type: 'outputs'; readonly outputs: readonly EngineCoreOutput[] }
   | { readonly type: 'requestFailed'; readonly requestId: string; readonly error: WireError }

@@ -1,6 +1,6 @@
 import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
-import type { EngineCoreRequest, SchedulerStats } from '../core/types';
+import type { EngineCoreRequest, ExecutorInfo, SchedulerStats } from '../core/types';
 import { KvasirError, messageOf } from '../utils/errors';
 import type { EngineCoreClient } from './core-client';
 import type { EngineCoreListener, ExecutorHooks } from './engine-core';
@@ -16,7 +16,7 @@ interface PendingCall {
 
 /** What start() waits for. */
 interface Startup {
-  readonly resolve: (numBlocks: number) => void;
+  readonly resolve: (info: ExecutorInfo) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -25,7 +25,7 @@ interface Startup {
  * process alive only while it starts and while requests or calls are pending.
  */
 export class WorkerCoreClient implements EngineCoreClient {
-  numBlocks = 0;
+  info: ExecutorInfo = { numBlocks: 0 };
   private readonly worker: Worker;
   private readonly exited: Promise<void>;
   private readonly calls = new Map<number, PendingCall>();
@@ -57,7 +57,7 @@ export class WorkerCoreClient implements EngineCoreClient {
   static async create(init: WorkerInit, hooks: ExecutorHooks, listener: EngineCoreListener): Promise<WorkerCoreClient> {
     const client = new WorkerCoreClient(init, hooks, listener);
     try {
-      client.numBlocks = await new Promise<number>((resolve, reject) => {
+      client.info = await new Promise<ExecutorInfo>((resolve, reject) => {
         client.startup = { resolve, reject };
       });
     } catch (error) {
@@ -133,7 +133,7 @@ export class WorkerCoreClient implements EngineCoreClient {
       case 'progress':
         return this.hooks.onProgress(message.progress);
       case 'ready':
-        return this.startup?.resolve(message.numBlocks);
+        return this.startup?.resolve(message.info);
       case 'startFailed':
         return this.startup?.reject(fromWireError(message.error));
       case 'outputs':

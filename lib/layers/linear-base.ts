@@ -1,9 +1,10 @@
 import type { VllmConfig } from '../config/vllm';
 import { Module } from '../nn/module';
-import { Parameter, type WeightLoader, type WeightSource } from '../nn/parameter';
+import { Parameter, type LoadedWeight, type WeightLoader, type WeightSource } from '../nn/parameter';
 import { quantMethodOf, type LinearWeights, type QuantizableKind } from '../quantization/method';
 import type { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
+import type { Span } from './shard';
 
 export interface LinearOptions {
   readonly inputSize: number;
@@ -24,6 +25,16 @@ interface Partition {
 /** The checkpoint tensor `name` of a layer that is not fused. */
 export function ownSource(prefix: string, tensorName: string): readonly WeightSource[] {
   return [{ name: `${prefix}.${tensorName}`, shardId: null }];
+}
+
+/**
+ * This rank's span of a checkpoint tensor along `dim`, which must have `whole` elements there: a larger tensor would be cut unnoticed.
+ * @throws KvasirError ERR_KVASIR_WEIGHTS
+ */
+export function takeSpan(param: Parameter, loaded: LoadedWeight, dim: number, whole: number, span: Span): LoadedWeight {
+  if (loaded.shape[dim] !== whole)
+    throw new KvasirError('ERR_KVASIR_WEIGHTS', `${loaded.name} has shape [${loaded.shape.join(', ')}], expected ${whole} along dimension ${dim} for ${param.name}`);
+  return loaded.narrow(dim, span.start, span.size);
 }
 
 /** Linear layers: y = x W^T + b, with W in whatever format the checkpoint's quantization gives this prefix. */

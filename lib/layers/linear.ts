@@ -3,7 +3,7 @@ import { tensorParallelAllGather, tensorParallelAllReduce } from '../distributed
 import { defaultWeightLoader, type WeightLoader } from '../nn/parameter';
 import type { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
-import { LinearBase, ownSource, type LinearOptions } from './linear-base';
+import { LinearBase, ownSource, takeSpan, type LinearOptions } from './linear-base';
 import { divide, rankSpan } from './shard';
 
 /** The whole weight on every rank (vllm ReplicatedLinear). */
@@ -33,7 +33,7 @@ export class ColumnParallelLinear extends LinearBase {
     const { inputSize, outputSize } = options;
     const { tensorParallelSize, tpRank } = vllmConfig.parallel;
     const span = rankSpan(outputSize, tpRank, tensorParallelSize, `${prefix}: output size over ranks`);
-    const load: WeightLoader = (param, loaded) => param.copyShard(loaded.narrow(0, span.start, span.size));
+    const load: WeightLoader = (param, loaded) => param.copyShard(takeSpan(param, loaded, 0, outputSize, span));
     const partition = { inputSizePerPartition: inputSize, outputPartitionSizes: [span.size], inputSize, outputSize };
     super(vllmConfig, options, partition, prefix, (t) => ownSource(prefix, t), { weight: load, bias: load });
     this.gatherOutput = options.gatherOutput ?? false;
@@ -68,8 +68,8 @@ export class RowParallelLinear extends LinearBase {
       inputSize,
       outputSize,
     };
-    const loaders = { weight: ((param, loaded) => param.copyShard(loaded.narrow(1, span.start, span.size), 1)) as WeightLoader, bias: defaultWeightLoader };
-    super(vllmConfig, options, partition, prefix, (t) => ownSource(prefix, t), loaders);
+    const load: WeightLoader = (param, loaded) => param.copyShard(takeSpan(param, loaded, 1, inputSize, span), 1);
+    super(vllmConfig, options, partition, prefix, (t) => ownSource(prefix, t), { weight: load, bias: defaultWeightLoader });
     this.reduceResults = reduceResults;
   }
 

@@ -3,7 +3,7 @@ import { tensorParallelAllGather } from '../distributed/communicator';
 import type { WeightLoader, WeightSource } from '../nn/parameter';
 import type { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
-import { LinearBase } from './linear-base';
+import { LinearBase, takeSpan } from './linear-base';
 import { partNames, siblingSources } from './packed-names';
 import { divide, headShard, mergedShard, qkvShard, type HeadShard, type QkvId } from './shard';
 
@@ -31,7 +31,7 @@ export class MergedColumnParallelLinear extends LinearBase {
     const loadPart: WeightLoader = (param, loaded, shardId) => {
       if (typeof shardId !== 'number') throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: shard id must be the index of a part, got ${String(shardId)}`);
       const { source, dest } = mergedShard(outputSizes, shardId, tpRank, tp, prefix);
-      param.copyShard(loaded.narrow(0, source.start, source.size), 0, dest.start, dest.size);
+      param.copyShard(takeSpan(param, loaded, 0, outputSizes[shardId]!, source), 0, dest.start, dest.size);
     };
     const load = fusedOnDisk(outputSizes, (i) => i, loadPart);
     const partition = { inputSizePerPartition: inputSize, outputPartitionSizes: outputSizes.map((s) => divide(s, tp, `${prefix}: part over ranks`)), inputSize, outputSize };
@@ -72,13 +72,13 @@ export class QKVParallelLinear extends LinearBase {
     const heads = headShard(totalNumHeads, totalNumKvHeads, tp, prefix);
     const ids: readonly QkvId[] = ['q', 'k', 'v'];
     const names = partNames(prefix, 3, options.partNames);
+    const whole = [totalNumHeads * headDim, totalNumKvHeads * headDim, totalNumKvHeads * vHeadDim];
     const loadPart: WeightLoader = (param, loaded, shardId) => {
       if (shardId !== 'q' && shardId !== 'k' && shardId !== 'v')
         throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: shard id must be "q", "k" or "v", got ${String(shardId)}`);
       const { source, dest } = qkvShard(shardId, heads, headDim, vHeadDim, tpRank);
-      param.copyShard(loaded.narrow(0, source.start, source.size), 0, dest.start, dest.size);
+      param.copyShard(takeSpan(param, loaded, 0, whole[ids.indexOf(shardId)]!, source), 0, dest.start, dest.size);
     };
-    const whole = [totalNumHeads * headDim, totalNumKvHeads * headDim, totalNumKvHeads * vHeadDim];
     const load = fusedOnDisk(whole, (i) => ids[i]!, loadPart);
     const sizes = ids.map((id) => qkvShard(id, heads, headDim, vHeadDim, tpRank).dest.size);
     const outputSize = sizes.reduce((a, b) => a + b, 0) * tp;

@@ -14,7 +14,8 @@ function lastName(prefix: string): string {
 
 /** The names of a fused layer's parts: given, or by the table. */
 export function partNames(prefix: string, count: number, given: readonly string[] | undefined): readonly string[] {
-  const names = given ?? PACKED_MODULES[lastName(prefix)];
+  const own = lastName(prefix);
+  const names = given ?? (Object.hasOwn(PACKED_MODULES, own) ? PACKED_MODULES[own] : undefined);
   if (!names || names.length !== count)
     throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: expected partNames with the ${count} names of its parts in the checkpoint, got ${names ? names.join(', ') : 'none'}`);
   return names;

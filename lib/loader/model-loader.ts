@@ -13,8 +13,9 @@ export interface LoadModelOptions {
   readonly onProgress?: (loaded: number, total: number) => void;
 }
 
-/** Progress is reported about every this many bytes. */
-const PROGRESS_STEP = 64 << 20;
+/** Progress is reported about this many times, but not for less than this many bytes. */
+const PROGRESS_STEPS = 100;
+const PROGRESS_MIN_BYTES = 1 << 20;
 
 /** Builds the model of a configuration: modules and shapes, no memory. Attention layers register themselves. */
 export function buildModel(vllmConfig: VllmConfig): TextGenerationModel {
@@ -27,6 +28,7 @@ export function buildModel(vllmConfig: VllmConfig): TextGenerationModel {
 export function weightBytes(model: TextGenerationModel): number {
   let bytes = 0;
   for (const param of model.parameters()) bytes += param.bytes;
+  for (const buffer of model.buffers()) bytes += buffer.bytes;
   return bytes;
 }
 
@@ -38,40 +40,40 @@ export function weightBytes(model: TextGenerationModel): number {
 export async function loadModel(model: TextGenerationModel, vllmConfig: VllmConfig, device: Device, options: LoadModelOptions = {}): Promise<void> {
   const checkpoint = vllmConfig.load.loadFormat === 'dummy' ? null : await openCheckpoint(vllmConfig.model.modelPath);
   const scope = new TemporaryScope(device);
+  // A failed read is reported by the first fence after it, so every fence counts; files stay open until all have passed.
+  const fences: Promise<void>[] = [];
   try {
     for (const param of model.parameters()) param.allocate(device);
     for (const buffer of model.buffers()) buffer.allocate(device);
     inScope(scope, () => {
-      if (checkpoint) model.loadWeights(weightsOf(checkpoint, device, options));
+      if (checkpoint) model.loadWeights(weightsOf(checkpoint, device, fences, options));
       else [...model.parameters()].forEach((param, index) => fillDummy(param, vllmConfig.seed * 1_000_003 + index));
     });
+    fences.push(device.synchronize());
+    await Promise.all(fences);
   } finally {
-    // Queued reads use the checkpoint's files.
-    try {
-      await device.synchronize();
-    } finally {
-      scope.dispose();
-      await checkpoint?.close();
-    }
+    await Promise.allSettled([...fences, device.synchronize()]);
+    scope.dispose();
+    await checkpoint?.close();
   }
+  if (checkpoint) options.onProgress?.(checkpoint.totalBytes, checkpoint.totalBytes);
 }
 
 /** Every tensor of a checkpoint; progress is reported as the reads complete. */
-function* weightsOf(checkpoint: Checkpoint, device: Device, { onProgress }: LoadModelOptions): Generator<FileWeight> {
+function* weightsOf(checkpoint: Checkpoint, device: Device, fences: Promise<void>[], { onProgress }: LoadModelOptions): Generator<FileWeight> {
   const total = checkpoint.totalBytes;
+  const step = Math.max(PROGRESS_MIN_BYTES, total / PROGRESS_STEPS);
   let queued = 0;
   let reported = 0;
   for (const entry of checkpoint.tensors.values()) {
     const weight = FileWeight.of(entry);
     yield weight;
     queued += weight.bytes;
-    if (onProgress && queued - reported >= PROGRESS_STEP) {
+    if (onProgress && queued - reported >= step && queued < total) {
       const loaded = (reported = queued);
-      // A failed read is reported by the synchronize at the end of loading.
-      device.synchronize().then(() => onProgress(loaded, total), () => undefined);
+      fences.push(device.synchronize().then(() => onProgress(loaded, total)));
     }
   }
-  onProgress?.(queued, total);
 }
 
 /** Frees a model's weights. */

@@ -31,14 +31,14 @@ export function loadWeights(model: Module, weights: Iterable<LoadedWeight>, opti
       claim.param.load(weight, claim.shardId);
     }
   }
-  const missing = parameters.filter((p) => !p.isLoaded).map((p) => missingNames(p, seen));
+  const missing = parameters.filter((p) => !p.isLoaded).flatMap((p) => missingNames(p, seen));
   if (unexpected.length || missing.length) throw new KvasirError('ERR_KVASIR_WEIGHTS', describeMismatch(unexpected, missing));
 }
 
-/** What a parameter still waits for: its parts when it is fused and some came, else its own name. */
-function missingNames(param: Parameter, seen: ReadonlySet<string>): string {
+/** What a parameter still waits for: the parts of a fused one, else its own name. */
+function missingNames(param: Parameter, seen: ReadonlySet<string>): string[] {
   const parts = param.sources.filter((s) => s.shardId !== null && !seen.has(s.name)).map((s) => s.name);
-  return parts.length ? parts.join(', ') : param.name;
+  return parts.length ? parts : [param.name];
 }
 
 function describeMismatch(unexpected: readonly string[], missing: readonly string[]): string {

@@ -49,6 +49,8 @@ export class Parameter {
   private readonly paddedShape: readonly number[];
   private onLoaded: ((param: Parameter) => void) | null;
   private loadedElements = 0;
+  private readonly loadedShards = new Set<ShardId>();
+  private isFinished = false;
 
   /** @param name full name in the model, e.g. `model.layers.0.self_attn.qkv_proj.weight` */
   constructor(
@@ -63,7 +65,7 @@ export class Parameter {
     this.outputDim = options.outputDim ?? null;
     this.inputDim = options.inputDim ?? null;
     this.onLoaded = options.onLoaded ?? null;
-    this.paddedShape = [shape[0]! + (options.paddedRows ?? 0), ...shape.slice(1)];
+    this.paddedShape = shape.length ? [shape[0]! + (options.paddedRows ?? 0), ...shape.slice(1)] : shape;
   }
 
   get bytes(): number {
@@ -80,8 +82,14 @@ export class Parameter {
     this.tensor.rebind(device.allocate(this.bytes), 0, this.paddedShape, contiguousStrides(this.paddedShape));
   }
 
-  /** Loads (a shard of) the parameter; runs onLoaded after the last one. */
+  /**
+   * Loads (a shard of) the parameter; runs onLoaded after the last one.
+   * @throws KvasirError ERR_KVASIR_WEIGHTS for another shape, or when these elements were loaded before
+   */
   load(loaded: LoadedWeight, shardId: ShardId): void {
+    if (this.isLoaded || this.loadedShards.has(shardId) || (shardId === null && this.loadedShards.size > 0))
+      throw new KvasirError('ERR_KVASIR_WEIGHTS', `${loaded.name} is (a part of) ${this.name}, which the checkpoint holds under another name too`);
+    this.loadedShards.add(shardId);
     this.weightLoader(this, loaded, shardId);
     if (this.isLoaded) this.finishLoading();
   }
@@ -91,9 +99,11 @@ export class Parameter {
     this.onLoaded = onLoaded;
   }
 
-  /** Everything is there, by whatever way. */
+  /** Everything is there, by whatever way. Runs onLoaded the first time. */
   finishLoading(): void {
     this.loadedElements = numElements(this.shape);
+    if (this.isFinished) return;
+    this.isFinished = true;
     this.onLoaded?.(this);
   }
 
@@ -135,10 +145,14 @@ export class ConstantBuffer {
     this.tensor = Tensor.view(null, dtype, 0, shape, contiguousStrides(shape));
   }
 
+  get bytes(): number {
+    return numElements(this.shape) * DTYPE_BYTES[this.dtype];
+  }
+
   /** Takes memory and writes the values. */
   allocate(device: Device): void {
     if (this.tensor.storage) return;
-    this.tensor.rebind(device.allocate(numElements(this.shape) * DTYPE_BYTES[this.dtype]), 0, this.shape, contiguousStrides(this.shape));
+    this.tensor.rebind(device.allocate(this.bytes), 0, this.shape, contiguousStrides(this.shape));
     this.tensor.write(this.values());
   }
 

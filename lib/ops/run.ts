@@ -18,8 +18,10 @@ export function call<K extends keyof NativeOps>(op: K, ...args: OpArguments<Para
   const values = args as unknown[];
   if (scope.planning) {
     scope.touch(values.filter((value): value is Tensor => value instanceof Tensor));
+    scope.ops++;
     return;
   }
+  scope.ops++;
   for (let i = 0; i < values.length; i++) {
     const value = values[i];
     if (value instanceof Tensor) values[i] = value.row;

@@ -1,5 +1,7 @@
 import { Parameter } from '../nn/parameter';
 import { canPackLinear, linear, PACK_ROWS, packLinear } from '../ops/gemm';
+import type { Tensor } from '../tensor/tensor';
+import { narrow } from '../tensor/views';
 import type { LinearMethod, LinearWeights, LinearWeightSpec } from './method';
 
 /** Weights in the model's dtype, [out, in], packed for the backend when they are complete (vllm UnquantizedLinearMethod). */
@@ -23,8 +25,13 @@ export class UnquantizedLinearMethod implements LinearMethod {
   }
 
   private weightsOf(weight: Parameter, rows: number): LinearWeights {
-    return { tensors: { weight }, apply: (x, bias, outputDtype) => linear(x, weight.tensor, bias, rows, outputDtype) };
+    return { tensors: { weight }, apply: (x, bias, outputDtype) => linear(x, rowsOf(weight, rows), bias, rows, outputDtype) };
   }
+}
+
+/** The weight of a multiplication with `rows` outputs: a packed one may have more, a plain one (tied, padded vocabulary) may not. */
+function rowsOf({ tensor }: Parameter, rows: number): Tensor {
+  return tensor.packed || tensor.size(0) === rows ? tensor : narrow(tensor, 0, 0, rows);
 }
 
 /** Rearranges a complete weight for the kernels, where its shape allows. */

@@ -63,7 +63,7 @@ export class Sampler {
       return inScope(scope, () => {
         const targetIds = scope.allocate([targets.length], 'int32');
         targetIds.write(Int32Array.from(targets));
-        return readLogprobs(samplingLogprobs(logits, targetIds, topK), () => targets, topK);
+        return readLogprobs(samplingLogprobs(logits, targetIds, topK), Promise.resolve(targets), topK);
       });
     } finally {
       scope.dispose();
@@ -89,15 +89,11 @@ export class Sampler {
     const counts = this.state.counts;
     if (penalties && counts) samplingPenalties(logits, counts, this.state.params, this.rows);
     sample(this.ids, logits, this.state.params, this.state.seeds, this.positions, this.rows, penalties ? counts : null);
-    const reading = this.ids.read();
-    if (topK < 0) {
-      return { tokenIds: Array.from((await reading) as Int32Array), logprobs: new Array<null>(n).fill(null) };
-    }
-    let tokenIds: number[] = [];
-    const logprobs = readLogprobs(samplingLogprobs(raw, this.ids, topK), () => tokenIds, topK);
-    tokenIds = Array.from((await reading) as Int32Array);
-    const all = await logprobs;
-    return { tokenIds, logprobs: all.map((row, i) => trim(row, states[i]!.params.logprobs)) };
+    const scores = topK >= 0 ? samplingLogprobs(raw, this.ids, topK) : null;
+    const tokenIds = this.ids.read().then((ids) => Array.from(ids as Int32Array));
+    if (!scores) return { tokenIds: await tokenIds, logprobs: new Array<null>(n).fill(null) };
+    const all = await readLogprobs(scores, tokenIds, topK);
+    return { tokenIds: await tokenIds, logprobs: all.map((row, i) => trim(row, states[i]!.params.logprobs)) };
   }
 }
 
@@ -107,12 +103,13 @@ function trim(row: PositionLogprobs, k: number | null): PositionLogprobs | null 
   return { ...row, tokenIds: row.tokenIds.slice(0, 1 + k), logprobs: row.logprobs.slice(0, 1 + k) };
 }
 
-/** Queues reading now; `targets` is asked when the data is there. */
-function readLogprobs(result: SampledLogprobs, targets: () => readonly number[], topK: number): Promise<PositionLogprobs[]> {
-  const reads = [result.logprob, result.rank, result.topIds, result.topLogprobs].map((t) => t?.read() ?? null);
-  return Promise.all(reads).then(([logprob, rank, topIds, topLogprobs]) => {
+/** Queues reading now. */
+function readLogprobs(result: SampledLogprobs, targets: Promise<readonly number[]>, topK: number): Promise<PositionLogprobs[]> {
+  const { logprob, rank, topIds, topLogprobs } = result;
+  const reads = [targets, logprob.read(), rank.read(), topIds?.read(), topLogprobs?.read()] as const;
+  return Promise.all(reads).then(([targets, logprob, rank, topIds, topLogprobs]) => {
     const top = <T>(values: unknown, i: number): T[] => (values ? Array.from((values as { subarray(a: number, b: number): Iterable<T> }).subarray(i * topK, (i + 1) * topK)) : []);
-    return targets().map((target, i) => ({
+    return targets.map((target, i) => ({
       tokenIds: [target, ...top<number>(topIds, i)],
       logprobs: [(logprob as Float32Array)[i]!, ...top<number>(topLogprobs, i)],
       sampledRank: (rank as Int32Array)[i]!,

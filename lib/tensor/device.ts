@@ -1,6 +1,7 @@
 import { loadBinding, wrapNativeError } from '../binding/load';
 import type { DeviceType, DType } from '../config/vllm';
 import { DTYPE_BYTES } from './dtype';
+import { checkShape } from './table';
 import { Tensor, contiguousStrides, numElements } from './tensor';
 
 /** Memory that tensors are views of. Its owner calls dispose() exactly once; nothing waits for the garbage collector. */
@@ -41,6 +42,7 @@ export class Device {
 
   /** A new tensor that owns a new storage (zeroed); dispose it with {@link Tensor.disposeStorage}. */
   empty(shape: readonly number[], dtype: DType): Tensor {
+    checkShape(shape);
     const storage = this.allocate(numElements(shape) * DTYPE_BYTES[dtype]);
     return Tensor.view(storage, dtype, 0, shape, contiguousStrides(shape));
   }

@@ -10,9 +10,11 @@ import { Tensor } from './tensor';
 export interface TensorScope {
   /** True while only shapes are wanted: ops are recorded with {@link touch}, not run. */
   readonly planning: boolean;
+  /** Ops called in the scope so far; counted by ops/run.ts. */
+  ops: number;
   allocate(shape: readonly number[], dtype: DType): Tensor;
   view(base: Tensor, byteOffset: number, shape: readonly number[], strides: readonly number[]): Tensor;
-  /** An op was recorded that uses these tensors. Called only while planning. */
+  /** Op number {@link ops} was recorded, which uses these tensors. Called only while planning. */
   touch(tensors: readonly Tensor[]): void;
 }
 
@@ -38,6 +40,7 @@ export function inScope<T>(scope: TensorScope, fn: () => T): T {
 /** A scope that gives every op output its own memory and frees all of it in {@link dispose}: loading weights, tests. */
 export class TemporaryScope implements TensorScope {
   readonly planning = false;
+  ops = 0;
   private readonly owned: Tensor[] = [];
   private readonly views: Tensor[] = [];
 

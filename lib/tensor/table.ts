@@ -11,19 +11,27 @@ export const MAX_RANK = 5;
 const ROW_WORDS = 16;
 const FIRST_CAPACITY = 4096;
 
+/** The row of every disposed tensor: it never names a storage. */
+export const DISPOSED_ROW = 0 as Row;
+
 /**
  * The tensor table of this thread: 64 bytes per tensor in memory that the addon reads. Only this file writes it.
- * Rows are recycled; a freed row names no storage, so that an op that still uses it fails with ERR_KVASIR_DISPOSED.
+ * Rows are recycled; a disposed tensor has {@link DISPOSED_ROW}, so that an op that still uses it fails with ERR_KVASIR_DISPOSED.
  */
 class TensorTable {
   private words = new Int32Array(FIRST_CAPACITY * ROW_WORDS);
   private offsets = new Float64Array(this.words.buffer);
   private readonly free: number[] = [];
-  private next = 0;
+  private next = 1;
 
   constructor() {
     this.words.fill(-1);
     loadBinding().setTable(this.words);
+  }
+
+  /** Rows in use. */
+  get liveRows(): number {
+    return this.next - 1 - this.free.length;
   }
 
   allocateRow(): Row {

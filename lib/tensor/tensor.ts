@@ -4,7 +4,7 @@ import type { DType } from '../config/vllm';
 import { KvasirError } from '../utils/errors';
 import type { Device, Storage } from './device';
 import { DTYPE_BYTES, viewOf } from './dtype';
-import { checkShape, tensorTable } from './table';
+import { checkShape, DISPOSED_ROW, tensorTable } from './table';
 
 export function numElements(shape: readonly number[]): number {
   let n = 1;
@@ -29,7 +29,7 @@ export function contiguousStrides(shape: readonly number[]): number[] {
  */
 export class Tensor {
   private constructor(
-    readonly row: Row,
+    private rowNumber: Row,
     private storageOrNull: Storage | null,
     readonly dtype: DType,
     private offset: number,
@@ -43,6 +43,10 @@ export class Tensor {
     const tensor = new Tensor(tensorTable().allocateRow(), storage, dtype, byteOffset, shape, strides, false);
     tensor.store();
     return tensor;
+  }
+
+  get row(): Row {
+    return this.rowNumber;
   }
 
   get shape(): readonly number[] {
@@ -103,6 +107,7 @@ export class Tensor {
 
   /** Points this tensor elsewhere; its row stays. For the workspace, which moves the same objects from step to step. */
   rebind(storage: Storage | null, byteOffset: number, shape: readonly number[], strides: readonly number[]): void {
+    checkShape(shape);
     this.storageOrNull = storage;
     this.offset = byteOffset;
     this.dims = shape;
@@ -134,10 +139,12 @@ export class Tensor {
     }
   }
 
-  /** Gives the row back; the storage stays. */
+  /** Gives the row back; the storage stays. Ops on the tensor then fail with ERR_KVASIR_DISPOSED. */
   dispose(): void {
     this.storageOrNull = null;
-    tensorTable().freeRow(this.row);
+    if (this.rowNumber === DISPOSED_ROW) return;
+    tensorTable().freeRow(this.rowNumber);
+    this.rowNumber = DISPOSED_ROW;
   }
 
   /** Gives the row back and frees the storage. */
@@ -152,6 +159,7 @@ export class Tensor {
   }
 
   private store(): void {
+    if (this.rowNumber === DISPOSED_ROW) throw new KvasirError('ERR_KVASIR_DISPOSED', `the tensor ${this.describe()} was disposed`);
     tensorTable().write(this.row, this.storageOrNull?.id ?? -1, this.dtype, this.offset, this.dims, this.steps, this.isPacked);
   }
 }

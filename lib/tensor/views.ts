@@ -6,7 +6,7 @@ import { contiguousStrides, numElements, type Tensor } from './tensor';
 /** Elements [start, start + length) along a dimension; no copy. */
 export function narrow(tensor: Tensor, dim: number, start: number, length: number): Tensor {
   const axis = tensor.axis(dim);
-  if (start < 0 || length < 0 || start + length > tensor.shape[axis]!)
+  if (!Number.isInteger(start) || !Number.isInteger(length) || start < 0 || length < 0 || start + length > tensor.shape[axis]!)
     throw new KvasirError('ERR_KVASIR_TENSOR', `cannot take [${start}, ${start + length}) of dimension ${dim} of ${tensor.describe()}`);
   const shape = tensor.shape.slice();
   shape[axis] = length;

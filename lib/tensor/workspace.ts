@@ -27,7 +27,7 @@ export class Workspace {
   private readonly byTensor = new Map<Tensor, Entry>();
   private storage: Storage | null = null;
   private cursor = 0;
-  private ops = 0;
+  private plannedOps = 0;
   private arenaBytes = 0;
 
   /** Bytes of the arena, after {@link plan}. */
@@ -41,7 +41,9 @@ export class Workspace {
    */
   plan(fn: () => readonly Tensor[]): void {
     if (this.entries.length) throw new KvasirError('ERR_KVASIR_PLAN', 'a workspace is planned once');
-    const results = inScope(this.planScope(), fn);
+    const scope = this.planScope();
+    const results = inScope(scope, fn);
+    this.plannedOps = scope.ops;
     for (const tensor of results) {
       const root = this.byTensor.get(tensor)?.root;
       if (root) root.last = Number.MAX_SAFE_INTEGER;
@@ -61,9 +63,13 @@ export class Workspace {
   run<T>(fn: () => T): T {
     if (!this.storage) throw new KvasirError('ERR_KVASIR_PLAN', 'the workspace has no memory yet');
     this.cursor = 0;
+    this.runScope.ops = 0;
     const result = inScope(this.runScope, fn);
-    if (this.cursor !== this.entries.length)
-      throw new KvasirError('ERR_KVASIR_PLAN', `forward() made ${this.cursor} tensors, expected ${this.entries.length} as planned`);
+    if (this.cursor !== this.entries.length || this.runScope.ops !== this.plannedOps)
+      throw new KvasirError(
+        'ERR_KVASIR_PLAN',
+        `forward() made ${this.cursor} tensors with ${this.runScope.ops} ops, expected ${this.entries.length} with ${this.plannedOps} as planned`,
+      );
     return result;
   }
 
@@ -76,29 +82,31 @@ export class Workspace {
 
   private planScope(): TensorScope {
     const add = (tensor: Tensor, base: Entry | null, isView: boolean, bytes: number): Tensor => {
-      const entry: Entry = { tensor, root: base, isView, bytes, first: this.ops, last: this.ops, offset: 0 };
+      const entry: Entry = { tensor, root: base, isView, bytes, first: scope.ops, last: scope.ops, offset: 0 };
       if (!isView) entry.root = entry;
       this.entries.push(entry);
       this.byTensor.set(tensor, entry);
       return tensor;
     };
-    return {
+    const scope: TensorScope = {
       planning: true,
+      ops: 0,
       allocate: (shape, dtype) => add(Tensor.view(null, dtype, 0, shape, contiguousStrides(shape)), null, false, numElements(shape) * DTYPE_BYTES[dtype]),
       view: (base, byteOffset, shape, strides) =>
         add(Tensor.view(base.storage, base.dtype, byteOffset, shape, strides), this.byTensor.get(base)?.root ?? null, true, 0),
       touch: (tensors) => {
         for (const tensor of tensors) {
           const root = this.byTensor.get(tensor)?.root;
-          if (root) root.last = Math.max(root.last, this.ops);
+          if (root) root.last = Math.max(root.last, scope.ops);
         }
-        this.ops++;
       },
     };
+    return scope;
   }
 
   private readonly runScope: TensorScope = {
     planning: false,
+    ops: 0,
     allocate: (shape, dtype) => this.place(shape, dtype),
     view: (base, byteOffset, shape, strides) => this.placeView(base, byteOffset, shape, strides),
     touch: () => undefined,

@@ -1,5 +1,5 @@
 import type { VllmConfig } from '../config/vllm';
-import type { Executor, ModelRunnerOutput, SchedulerOutput } from '../core/types';
+import type { Executor, ExecutorInfo, ModelRunnerOutput, SchedulerOutput } from '../core/types';
 import { Device } from '../tensor/device';
 import { ModelRunner } from './model-runner';
 
@@ -22,7 +22,7 @@ class UniProcExecutor implements Executor {
     private readonly hooks: ExecutorProgress,
   ) {}
 
-  async initialize(): Promise<{ numBlocks: number }> {
+  async initialize(): Promise<ExecutorInfo> {
     const { device, numThreads } = this.vllmConfig.device;
     this.device = Device.create(device, numThreads);
     this.runner = new ModelRunner(this.vllmConfig, this.device);

@@ -2,6 +2,7 @@ import type { AttentionMetadata } from '../attention/metadata';
 import type { DType } from '../config/vllm';
 import type { Device } from '../tensor/device';
 import { contiguousStrides, Tensor } from '../tensor/tensor';
+import { KvasirError } from '../utils/errors';
 
 /** The inputs of one step on the host; lengths are those of the step. */
 export interface StepInputs {
@@ -61,6 +62,8 @@ export class InputBuffers {
 
   /** Writes entries [start, start + ids.length) of a request's row of the block table. */
   writeBlocks(row: number, start: number, ids: readonly number[]): void {
+    if (start + ids.length > this.maxBlocksPerSeq)
+      throw new KvasirError('ERR_KVASIR_NATIVE', `a request got ${start + ids.length} blocks, its row of the block table holds ${this.maxBlocksPerSeq}`);
     const view = Tensor.view(this.blockTable.storage, 'int32', (row * this.maxBlocksPerSeq + start) * 4, [ids.length], [1]);
     view.write(Int32Array.from(ids));
     view.dispose();

@@ -22,20 +22,23 @@ export class KvCache {
     const layers = [...vllmConfig.staticForwardContext.values()] as Attention[];
     const blockBytes = bytesPerBlock(vllmConfig, layers);
     const numBlocks = blocksOf(vllmConfig, blockBytes, os.freemem());
-    for (const layer of layers) {
-      const shape = [numBlocks, 2, layer.numKvHeads, vllmConfig.cache.blockSize, layer.headDim];
-      const strides = contiguousStrides(shape);
-      layer.kvCache.rebind(device.allocate(shape[0]! * strides[0]! * DTYPE_BYTES[vllmConfig.model.dtype]), 0, shape, strides);
+    const cache = new KvCache(layers, numBlocks, numBlocks * blockBytes);
+    try {
+      for (const layer of layers) {
+        const shape = [numBlocks, 2, layer.numKvHeads, vllmConfig.cache.blockSize, layer.headDim];
+        const strides = contiguousStrides(shape);
+        layer.kvCache.rebind(device.allocate(shape[0]! * strides[0]! * DTYPE_BYTES[vllmConfig.model.dtype]), 0, shape, strides);
+      }
+    } catch (error) {
+      cache.dispose();
+      throw error;
     }
-    return new KvCache(layers, numBlocks, numBlocks * blockBytes);
+    return cache;
   }
 
+  /** Ends the layers' cache tensors too: they are of no use without memory. */
   dispose(): void {
-    for (const { kvCache } of this.layers) {
-      const storage = kvCache.storage;
-      kvCache.rebind(null, 0, [0, ...kvCache.shape.slice(1)], kvCache.strides);
-      storage?.dispose();
-    }
+    for (const { kvCache } of this.layers) kvCache.disposeStorage();
   }
 }
 

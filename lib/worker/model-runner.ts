@@ -1,7 +1,7 @@
 import type { AttentionMetadata } from '../attention/metadata';
 import { withForwardContext } from '../attention/forward-context';
 import type { VllmConfig } from '../config/vllm';
-import type { ModelRunnerOutput, PositionLogprobs, SchedulerOutput } from '../core/types';
+import type { ExecutorInfo, ModelRunnerOutput, PositionLogprobs, SchedulerOutput } from '../core/types';
 import { buildModel, disposeModel, loadModel, weightBytes } from '../loader/model-loader';
 import type { TextGenerationModel } from '../models/interfaces';
 import { gatherRows } from '../ops/copy';
@@ -41,7 +41,7 @@ export class ModelRunner {
   }
 
   /** Loads the weights, plans the activations and takes all memory; resolves with the size of the KV pool. */
-  async initialize(onProgress: (loaded: number, total: number) => void): Promise<{ numBlocks: number; weightBytes: number; kvCacheBytes: number; activationBytes: number }> {
+  async initialize(onProgress: (loaded: number, total: number) => void): Promise<ExecutorInfo> {
     const { scheduler, model, cache } = this.vllmConfig;
     await loadModel(this.model, this.vllmConfig, this.device, { onProgress });
     const maxBlocksPerSeq = Math.ceil(model.maxModelLen / cache.blockSize);
@@ -52,9 +52,11 @@ export class ModelRunner {
     this.kvCache = KvCache.allocate(this.vllmConfig, this.device);
     return {
       numBlocks: this.kvCache.numBlocks,
-      weightBytes: weightBytes(this.model),
-      kvCacheBytes: this.kvCache.bytes,
-      activationBytes: this.forwardSpace.bytes + this.logitsSpace.bytes,
+      memory: {
+        weights: weightBytes(this.model),
+        kvCache: this.kvCache.bytes,
+        activations: this.forwardSpace.bytes + this.logitsSpace.bytes,
+      },
     };
   }
 

@@ -13,7 +13,7 @@ namespace kvasir::cpu {
 
 inline constexpr int kSplitTokens = 256;
 inline constexpr int kSplitPages = 16;
-inline constexpr int kAheadPages = 16;
+inline constexpr int kAheadPages = 4;
 inline constexpr int kBlockRows = 32;
 inline constexpr int64_t kScoreStride = kSplitTokens + 16;  // floats between rows: not a power of two, to spread over cache sets
 inline constexpr float kNoMaximum = -1e30f;                 // finite, so that differences of it are not NaN
