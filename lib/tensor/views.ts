@@ -35,8 +35,14 @@ export function split(tensor: Tensor, sizes: readonly number[], dim = -1): Tenso
 export function reshape(tensor: Tensor, shape: readonly number[]): Tensor {
   if (numElements(shape) !== tensor.numel)
     throw new KvasirError('ERR_KVASIR_TENSOR', `cannot reshape ${tensor.describe()} to [${shape.join(', ')}]: other number of elements`);
+  checkPlain(tensor);
   const strides = stridesFor(tensor, shape);
   return tensorScope().view(tensor, tensor.byteOffset, shape, strides);
+}
+
+/** The order of elements in a packed weight is the backend's own: a view of it would mean other elements. */
+function checkPlain(tensor: Tensor): void {
+  if (tensor.packed) throw new KvasirError('ERR_KVASIR_TENSOR', `a packed weight (${tensor.describe()}) has no views`);
 }
 
 /** Strides of the new shape: free choice when contiguous, otherwise only the last dimension may be cut. */

@@ -25,7 +25,6 @@ export const ERRORS = {
   ERR_KVASIR_PROMPT: { status: 400, summary: 'A prompt is empty, of the wrong type, or holds token ids outside the vocabulary.' },
   ERR_KVASIR_PROMPT_TOO_LONG: { status: 400, summary: 'A prompt does not fit into maxModelLen or the KV cache.' },
   ERR_KVASIR_NAN_LOGITS: { status: 500, summary: 'The model produced NaN for a request.' },
-  ERR_KVASIR_ABORTED: { status: 499, summary: 'The request was aborted.' },
   ERR_KVASIR_CLOSED: { status: 503, summary: 'The engine is closed.' },
   ERR_KVASIR_ENGINE_DEAD: { status: 500, summary: 'The engine failed and can serve no further requests.' },
   ERR_KVASIR_CLI: { status: 400, summary: 'Command line arguments or an input file are not valid.' },

@@ -35,14 +35,14 @@ export function fromBf16Bits(bits: number): number {
 }
 
 export function toF16Bits(value: number): number {
-  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
-  const v = Math.abs(value);
-  if (Number.isNaN(v)) return 0x7e00;
-  if (v >= 65520) return sign | 0x7c00;
-  if (v < 2 ** -14) return sign | roundEven(v * 2 ** 24);
-  const exponent = Math.floor(Math.log2(v));
-  const e = v / 2 ** exponent >= 2 ? exponent + 1 : v / 2 ** exponent < 1 ? exponent - 1 : exponent;
-  return sign | (((e + 15) << 10) + roundEven((v / 2 ** e - 1) * 1024));
+  floatBits[0] = value;
+  const bits = intBits[0]!;
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;
+  if (magnitude < 0x38800000) return sign | roundEven(Math.abs(floatBits[0]!) * 2 ** 24);
+  return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
 }
 
 export function fromF16Bits(bits: number): number {
