@@ -1,4 +1,4 @@
-import { KvasirError } from '../utils/errors';
+import { KvasirError, messageOf } from '../utils/errors';
 import type { ModelClass } from './interfaces';
 
 /** Architecture names of config.json -> module and class; a module is loaded when a model asks for it. A model adds its line here. */
@@ -8,8 +8,16 @@ const MODELS: Readonly<Record<string, () => ModelClass>> = {
 
 const registered = new Map<string, () => ModelClass>();
 
-function registryError(message: string): KvasirError {
-  return new KvasirError('ERR_KVASIR_REGISTRY', message);
+function registryError(message: string, cause?: unknown): KvasirError {
+  return new KvasirError('ERR_KVASIR_REGISTRY', message, { cause });
+}
+
+function requireModule(architecture: string, file: string): Record<string, unknown> {
+  try {
+    return require(file) as Record<string, unknown>;
+  } catch (error) {
+    throw registryError(`model ${architecture}: could not load ${file}: ${messageOf(error)}`, error);
+  }
 }
 
 /** A class of an own module, loaded on first use: `./my-model.js:MyForCausalLM` (an absolute path or a package name). */
@@ -18,7 +26,7 @@ function lazyClass(architecture: string, reference: string): () => ModelClass {
   const [file, name] = [reference.slice(0, at), reference.slice(at + 1)];
   if (at <= 0 || name === '') throw registryError(`model ${architecture}: expected "module:Class", received "${reference}"`);
   return () => {
-    const exported = (require(file) as Record<string, unknown>)[name];
+    const exported = requireModule(architecture, file)[name];
     if (typeof exported !== 'function') throw registryError(`model ${architecture}: module ${file} has no class ${name}`);
     return exported as ModelClass;
   };

@@ -4,6 +4,9 @@ import { DTYPE_BYTES } from '../tensor/dtype';
 import { contiguousStrides, numElements, Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
 
+/** Types that are converted into one another on loading. */
+const FLOATS: ReadonlySet<DType> = new Set(['float32', 'float16', 'bfloat16']);
+
 /** Which part of a fused parameter a checkpoint tensor is: "q" | "k" | "v", the index of a merged part, or null for all of it. */
 export type ShardId = 'q' | 'k' | 'v' | number | null;
 
@@ -84,7 +87,7 @@ export class Parameter {
 
   /**
    * Loads (a shard of) the parameter; runs onLoaded after the last one.
-   * @throws KvasirError ERR_KVASIR_WEIGHTS for another shape, or when these elements were loaded before
+   * @throws KvasirError ERR_KVASIR_WEIGHTS for another shape or kind of number, or when these elements were loaded before
    */
   load(loaded: LoadedWeight, shardId: ShardId): void {
     if (this.isLoaded || this.loadedShards.has(shardId) || (shardId === null && this.loadedShards.size > 0))
@@ -113,6 +116,8 @@ export class Parameter {
     if (shape.length) shape[dim] = length;
     if (loaded.shape.length !== shape.length || loaded.shape.some((size, i) => size !== shape[i]))
       throw new KvasirError('ERR_KVASIR_WEIGHTS', `${loaded.name} has shape [${loaded.shape.join(', ')}], expected [${shape.join(', ')}] for ${this.name}`);
+    if (loaded.dtype !== this.dtype && !(FLOATS.has(loaded.dtype) && FLOATS.has(this.dtype)))
+      throw new KvasirError('ERR_KVASIR_WEIGHTS', `${loaded.name} holds ${loaded.dtype}, expected ${FLOATS.has(this.dtype) ? [...FLOATS].join(', ') : this.dtype} for ${this.name}`);
     const offset = shape.length ? start * this.tensor.strides[dim]! * DTYPE_BYTES[this.dtype] : 0;
     const region = Tensor.view(this.tensor.storage, this.dtype, offset, shape, this.tensor.strides);
     try {

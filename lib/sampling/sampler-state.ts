@@ -96,6 +96,9 @@ export class SamplerState {
 /** Writes one row of a table [rows, width]. */
 function writeRow(table: Tensor, row: number, values: Float32Array | Int32Array): void {
   const view = Tensor.view(table.storage, table.dtype, row * values.byteLength, [values.length], [1]);
-  view.write(values);
-  view.dispose();
+  try {
+    view.write(values);
+  } finally {
+    view.dispose();
+  }
 }

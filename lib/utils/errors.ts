@@ -8,6 +8,7 @@ export const ERRORS = {
   ERR_KVASIR_NATIVE: { status: 500, summary: 'The native addon raised an exception.' },
   ERR_KVASIR_TENSOR: { status: 500, summary: 'Shapes, dtypes or devices of tensors given to an op do not agree.' },
   ERR_KVASIR_DISPOSED: { status: 500, summary: 'A tensor or its memory was used after it was freed.' },
+  ERR_KVASIR_DEVICE: { status: 500, summary: 'The CUDA device reported a fault; the engine cannot go on.' },
   ERR_KVASIR_OUT_OF_MEMORY: { status: 500, summary: 'The device has not enough memory for weights, activations or KV cache.' },
   ERR_KVASIR_CONFIG: { status: 400, summary: 'An engine option is unknown, of the wrong type or out of range.' },
   ERR_KVASIR_MODEL_NOT_FOUND: { status: 404, summary: 'The model directory or one of its files does not exist.' },

@@ -65,8 +65,11 @@ export class InputBuffers {
     if (start + ids.length > this.maxBlocksPerSeq)
       throw new KvasirError('ERR_KVASIR_NATIVE', `a request got ${start + ids.length} blocks, its row of the block table holds ${this.maxBlocksPerSeq}`);
     const view = Tensor.view(this.blockTable.storage, 'int32', (row * this.maxBlocksPerSeq + start) * 4, [ids.length], [1]);
-    view.write(Int32Array.from(ids));
-    view.dispose();
+    try {
+      view.write(Int32Array.from(ids));
+    } finally {
+      view.dispose();
+    }
   }
 
   dispose(): void {

@@ -67,7 +67,8 @@ void CompletionQueue::drain(napi_env env) {
       napi_reject_deferred(env, c.deferred, errorValue(env, c.error));
     } else if (c.bytes) {
       void* data = nullptr;
-      napi_create_arraybuffer(env, c.bytes->size(), &data, &value);
+      // Fails in a worker_thread that is being terminated: no JavaScript runs there any more, and nobody waits.
+      if (napi_create_arraybuffer(env, c.bytes->size(), &data, &value) != napi_ok) continue;
       if (!c.bytes->empty()) std::memcpy(data, c.bytes->data(), c.bytes->size());
       napi_resolve_deferred(env, c.deferred, value);
     } else {
@@ -191,9 +192,8 @@ void Context::release(int32_t storageId) {
     fail(kDisposedError, "storage %d was freed before", storageId);
   std::shared_ptr<Storage> storage = std::move(storages_[static_cast<size_t>(storageId)]);
   freeStorages_.push_back(storageId);
-  // Queued work may still use the memory: it goes when the stream gets here.
   Stream& stream = storage->stream();
-  stream.enqueue("free", [keep = std::move(storage)]() mutable { keep.reset(); });
+  stream.releaseLater(std::move(storage));
 }
 
 napi_value Context::fence(napi_env env, Stream& stream, std::shared_ptr<std::vector<char>> bytes) {

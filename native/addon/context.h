@@ -86,7 +86,11 @@ napi_value guarded(napi_env env, F&& fn) noexcept {
   } catch (const Error& e) {
     napi_throw_error(env, e.code(), e.what());
   } catch (const Napi::Error& e) {
-    e.ThrowAsJavaScriptException();
+    // Throws again where no JavaScript can run any more (a worker_thread that is being terminated).
+    try {
+      e.ThrowAsJavaScriptException();
+    } catch (const Napi::Error&) {
+    }
   } catch (const std::exception& e) {
     napi_throw_error(env, kNativeError, e.what());
   } catch (...) {

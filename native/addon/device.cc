@@ -88,10 +88,7 @@ napi_value write(napi_env env, napi_callback_info raw) {
     const auto bytes = static_cast<int64_t>(view.ByteLength());
     if (!t.contiguous() || bytes > t.numel() * elementSize(t.dtype)) fail(kTensorError, "write: %lld bytes do not fit the tensor", static_cast<long long>(bytes));
     const char* from = static_cast<const char*>(view.ArrayBuffer().Data()) + view.ByteOffset();
-    std::vector<char> copy(from, from + bytes);
-    stream->enqueue("write", [t, copy = std::move(copy)] {
-      if (!copy.empty()) std::memcpy(t.data, copy.data(), copy.size());
-    });
+    stream->write(t, std::vector<char>(from, from + bytes));
     return nullptr;
   });
 }
@@ -103,10 +100,7 @@ napi_value read(napi_env env, napi_callback_info raw) {
     const Tensor t = c.tensor(intArg(info, 0), &stream);
     if (!t.contiguous()) fail(kTensorError, "read: the tensor must be contiguous");
     auto bytes = std::make_shared<std::vector<char>>();
-    stream->enqueue("read", [t, bytes] {
-      const char* from = static_cast<const char*>(t.data);
-      bytes->assign(from, from + t.numel() * elementSize(t.dtype));
-    });
+    stream->read(bytes, t);
     return c.fence(env, *stream, bytes);
   });
 }

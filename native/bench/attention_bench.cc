@@ -9,12 +9,14 @@
 #include <immintrin.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
 #include <numeric>
 #include <random>
+#include <vector>
 
 #include "cpu/attention.h"
 #include "cpu/isa.h"
@@ -92,6 +94,33 @@ double readBandwidth(cpu::Pool& pool, const Memory& m) {
   return static_cast<double>(kPart) / s;
 }
 
+// The same, page by page in shuffled order with the next pages prefetched: what any kernel can get that reads paged memory.
+double pageBandwidth(cpu::Pool& pool, const Memory& m, int64_t pageBytes) {
+  constexpr int64_t kPart = 16 << 20;
+  std::vector<int32_t> order(static_cast<size_t>(m.bytes / pageBytes));
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937(4));
+  const int64_t perChunk = (1 << 18) / pageBytes, ahead = std::max<int64_t>(1, 8192 / pageBytes);
+  int64_t part = 0;
+  __m512i sink[64] = {};
+  const double s = bestSeconds(200, [&] {
+    part = (part + kPart) % (m.bytes - kPart);
+    pool.run(kPart >> 18, [&](int64_t c, int thread) {
+      const int32_t* pages = order.data() + part / pageBytes + c * perChunk;
+      for (int64_t i = 0; i < perChunk; ++i) {
+        const char *p = m.data + pages[i] * pageBytes, *next = m.data + pages[std::min(i + ahead, perChunk - 1)] * pageBytes;
+        for (int64_t at = 0; at < pageBytes; at += 64) {
+          __builtin_prefetch(next + at, 0, 1);
+          sink[thread] = _mm512_xor_si512(sink[thread], _mm512_load_si512(p + at));
+        }
+      }
+    });
+  });
+  volatile long long keep = _mm512_reduce_or_epi64(sink[0]);
+  (void)keep;
+  return static_cast<double>(kPart) / s;
+}
+
 double dotPeak(cpu::Pool& pool) {
   constexpr int64_t kSteps = 2000000;
   float keep[64] = {};
@@ -140,11 +169,12 @@ double attentionSeconds(cpu::Pool& pool, DType dtype, int64_t sets, int64_t numS
 
 void decode(cpu::Pool& pool, const Memory& plain, DType dtype, int64_t numSeqs, int64_t seqLen, int64_t heads, int64_t kvHeads, int64_t d) {
   const int64_t sets = std::max<int64_t>(2, (int64_t{256} << 20) / (numSeqs * seqLen * 2 * kvHeads * d * elementSize(dtype)));
-  const double read = readBandwidth(pool, plain), s = attentionSeconds(pool, dtype, sets, numSeqs, 1, seqLen, heads, kvHeads, d);
+  const double read = readBandwidth(pool, plain), paged = pageBandwidth(pool, plain, 16 * d * elementSize(dtype));
+  const double s = attentionSeconds(pool, dtype, sets, numSeqs, 1, seqLen, heads, kvHeads, d);
   const double bytes = static_cast<double>(numSeqs * seqLen * 2 * kvHeads * d * elementSize(dtype));
-  std::printf("%-10s decode  %-8s B=%-3lld ctx=%-5lld heads=%lld/%lld D=%-3lld %9.1f us %6.1f GB/s of %5.1f = %3.0f%%\n", isaName(cpu::isa()),
+  std::printf("%-10s decode  %-8s B=%-3lld ctx=%-5lld heads=%lld/%lld D=%-3lld %9.1f us %6.1f GB/s = %3.0f%% of %5.1f plain, %3.0f%% of %5.1f paged\n", isaName(cpu::isa()),
               dtypeName(dtype), static_cast<long long>(numSeqs), static_cast<long long>(seqLen), static_cast<long long>(heads),
-              static_cast<long long>(kvHeads), static_cast<long long>(d), s * 1e6, bytes / s / 1e9, read / 1e9, 100 * bytes / s / read);
+              static_cast<long long>(kvHeads), static_cast<long long>(d), s * 1e6, bytes / s / 1e9, 100 * bytes / s / read, read / 1e9, 100 * bytes / s / paged, paged / 1e9);
 }
 
 void prefill(cpu::Pool& pool, DType dtype, int64_t queryLen, int64_t seqLen, int64_t heads, int64_t kvHeads, int64_t d) {

@@ -22,6 +22,7 @@ inline constexpr const char* kMemoryError = "ERR_KVASIR_OUT_OF_MEMORY";
 inline constexpr const char* kCheckpointError = "ERR_KVASIR_CHECKPOINT";
 inline constexpr const char* kUnsupportedError = "ERR_KVASIR_UNSUPPORTED";
 inline constexpr const char* kNativeError = "ERR_KVASIR_NATIVE";
+inline constexpr const char* kDeviceError = "ERR_KVASIR_DEVICE";
 
 // printf-style; throws Error(code, ...).
 [[noreturn]] void fail(const char* code, const char* format, ...) __attribute__((format(printf, 2, 3)));

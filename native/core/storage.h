@@ -19,7 +19,7 @@ struct StorageCounters {
 
 class Storage {
  public:
-  // Host memory, zero-filled, 64-byte aligned; large ones ask for 2 MB pages. Throws ERR_KVASIR_OUT_OF_MEMORY.
+  // Zeroed memory of the stream's device. Throws ERR_KVASIR_OUT_OF_MEMORY.
   Storage(std::shared_ptr<Stream> stream, int64_t bytes, std::shared_ptr<StorageCounters> counters);
   ~Storage();
   Storage(const Storage&) = delete;
@@ -35,7 +35,6 @@ class Storage {
   std::shared_ptr<StorageCounters> counters_;
   char* data_ = nullptr;
   int64_t bytes_ = 0;
-  int64_t mapped_ = 0;
 };
 
 }  // namespace kvasir

@@ -61,7 +61,7 @@ void writeToken(const Write& w, int64_t token, int64_t head, int64_t slot) {
 template <class To, class From>
 void writeAll(Pool& pool, const Write& w) {
   const int64_t* const slots = w.slots.ptr<int64_t>();
-  const int64_t grain = 32768 / w.headDim + 1;
+  const int64_t grain = 32768 / (w.headDim + 1) + 1;
   pool.forRange(w.numKvHeads * w.numTokens, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / w.numTokens, token = i % w.numTokens, slot = slots[token];

@@ -1,7 +1,12 @@
 #include "cpu/stream.h"
 
+#include <sys/mman.h>
+
 #include <chrono>
+#include <cstring>
 #include <utility>
+
+#include "core/error.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -11,11 +16,46 @@ namespace kvasir::cpu {
 
 namespace {
 constexpr int kSpins = 2000;
-}
+constexpr int64_t kPage = 4096;
+constexpr int64_t kHugePage = 2 << 20;
+
+// 64 spare bytes let vector kernels read past the last element.
+int64_t mappedBytes(int64_t bytes) { return (bytes + 64 + kPage - 1) / kPage * kPage; }
+}  // namespace
 
 CpuStream::CpuStream(int threads) : pool_(threads), worker_([this] { loop(); }) {}
 
 CpuStream::~CpuStream() { shutdown(); }
+
+// mmap: zero pages on first touch (by the thread that will use them), and the memory goes back to the system when freed.
+void* CpuStream::allocate(int64_t bytes) {
+  const auto size = static_cast<size_t>(mappedBytes(bytes));
+  void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) fail(kMemoryError, "could not allocate %lld bytes of host memory", static_cast<long long>(bytes));
+#ifdef MADV_HUGEPAGE
+  if (mappedBytes(bytes) >= 2 * kHugePage) madvise(p, size, MADV_HUGEPAGE);
+#endif
+  return p;
+}
+
+void CpuStream::deallocate(void* memory, int64_t bytes) noexcept { munmap(memory, static_cast<size_t>(mappedBytes(bytes))); }
+
+void CpuStream::releaseLater(std::shared_ptr<void> object) {
+  enqueue("free", [object = std::move(object)]() mutable { object.reset(); });
+}
+
+void CpuStream::write(const Tensor& to, std::vector<char> bytes) {
+  enqueue("write", [to, bytes = std::move(bytes)] {
+    if (!bytes.empty()) std::memcpy(to.data, bytes.data(), bytes.size());
+  });
+}
+
+void CpuStream::read(std::shared_ptr<std::vector<char>> to, const Tensor& from) {
+  enqueue("read", [to = std::move(to), from] {
+    const char* data = static_cast<const char*>(from.data);
+    to->insert(to->end(), data, data + from.numel() * elementSize(from.dtype));
+  });
+}
 
 void CpuStream::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
 

@@ -17,6 +17,11 @@ class CpuStream final : public Stream {
   ~CpuStream() override;
 
   Device device() const override { return Device::Cpu; }
+  void* allocate(int64_t bytes) override;
+  void deallocate(void* memory, int64_t bytes) noexcept override;
+  void releaseLater(std::shared_ptr<void> object) override;
+  void write(const Tensor& to, std::vector<char> bytes) override;
+  void read(std::shared_ptr<std::vector<char>> to, const Tensor& from) override;
   void enqueue(const char* name, std::function<void()> task) override;
   void fence(std::function<void(std::exception_ptr)> done) override;
   void shutdown() override;

@@ -23,6 +23,7 @@ void pagedAttention(Stream& stream, const Tensor& out, const Tensor& q, const Te
   s.require(kvCache.dims[1] == 2 && kvCache.dims[3] == 16, "kvCache must be [numBlocks, 2, numKvHeads, 16, headDim]");
   s.require(kvCache.dims[2] > 0 && q.dims[1] % kvCache.dims[2] == 0, "numHeads must be a multiple of numKvHeads");
   s.require(q.dims[2] % 2 == 0, "headDim must be even").require(slidingWindow >= 0, "slidingWindow must not be negative");
+  s.require(logitsSoftCap >= 0, "logitsSoftCap must not be negative");
   for (const auto& [name, tensor] : {std::pair{"alibiSlopes", &alibiSlopes}, std::pair{"sinks", &sinks}})
     if (*tensor) s.bind(name, **tensor, {"numHeads"}).dtype(name, **tensor, DType::Float32).contiguous(name, **tensor);
   KVASIR_LAUNCH(stream, pagedAttention, out, q, kvCache, blockTable, seqRows, seqLens, queryStartLoc, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks);

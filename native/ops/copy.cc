@@ -52,7 +52,7 @@ void loadFromFile(Stream& stream, const Tensor& out, const FileTensor& source) {
   if (!same) fail(kTensorError, "loadFromFile: out is %s but the file's tensor has other dims", describe(out).c_str());
   checkConversion("loadFromFile", source.dtype, out.dtype);
   Shapes("loadFromFile").denseRows("out", out);
-  cpu::FileView view{source.fd, source.byteOffset, source.dtype, {}};
+  FileView view{source.fd, source.byteOffset, source.dtype, {}};
   for (int i = 0; i < source.rank; ++i) view.strides[i] = source.strides[i];
   KVASIR_LAUNCH(stream, loadFromFile, out, view);
 }

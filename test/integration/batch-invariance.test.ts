@@ -31,7 +31,7 @@ for (const { model, dtype } of CASES) {
 
     test('(a request alone generates something)', () => {
       const sequences = alone.flatMap((output) => output.outputs);
-      expect(new Set(sequences.map((s) => s.finishReason))).toEqual(new Set(['length', 'stop']));
+      expect(sequences.filter((s) => s.finishReason !== 'length' && s.finishReason !== 'stop')).toEqual([]);
       expect(new Set(sequences.flatMap((s) => s.tokenIds)).size).toBeGreaterThan(100);
       expect(sequences.flatMap((s) => s.logprobs ?? []).flat().every((entry) => entry.logprob < 0)).toBe(true);
     });

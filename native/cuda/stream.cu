@@ -1,0 +1,250 @@
+#include "cuda/stream.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "cuda/check.h"
+
+namespace kvasir::cuda {
+
+void raise(cudaError_t error, const char* call) {
+  cudaGetLastError();  // a failed allocation must not be found again by the next launch check
+  if (error == cudaErrorMemoryAllocation) {
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    fail(kMemoryError, "CUDA out of memory: %zu of %zu MiB are free (%s)", free >> 20, total >> 20, call);
+  }
+  fail(kDeviceError, "CUDA error %s: %s (%s)", cudaGetErrorName(error), cudaGetErrorString(error), call);
+}
+
+DeviceReport devices() {
+  DeviceReport report;
+  const cudaError_t error = cudaGetDeviceCount(&report.count);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    report.count = 0;
+    report.problem = cudaGetErrorString(error);
+  } else if (report.count == 0) {
+    report.problem = "no CUDA device";
+  }
+  return report;
+}
+
+CudaStream::CudaStream(int device) : device_(device) {
+  const DeviceReport report = devices();
+  if (device >= report.count) fail(kUnsupportedError, "CUDA device %d cannot be used: %s", device, report.count ? "there are fewer" : report.problem.c_str());
+  setDevice();
+  KVASIR_CUDA(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device));
+  KVASIR_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  cudaMemPoolProps properties{};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location = {cudaMemLocationTypeDevice, device};
+  KVASIR_CUDA(cudaMemPoolCreate(&pool_, &properties));
+  uint64_t keep = UINT64_MAX;  // small results of every step: never give memory back in between
+  KVASIR_CUDA(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep));
+  waiter_ = std::thread([this] { waitLoop(); });
+}
+
+CudaStream::~CudaStream() { shutdown(); }
+
+void CudaStream::setDevice() const { KVASIR_CUDA(cudaSetDevice(device_)); }
+
+void* CudaStream::allocate(int64_t bytes) {
+  setDevice();
+  void* memory = nullptr;
+  const size_t size = static_cast<size_t>(std::max<int64_t>(bytes, 16));
+  const cudaError_t error = cudaMallocFromPoolAsync(&memory, size, pool_, stream_);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    fail(kMemoryError, "the CUDA device has %zu of %zu MiB free, %zu MiB more are needed: lower gpuMemoryUtilization, maxNumSeqs or maxNumBatchedTokens",
+         free >> 20, total >> 20, (size >> 20) + 1);
+  }
+  KVASIR_CUDA(cudaMemsetAsync(memory, 0, size, stream_));
+  return memory;
+}
+
+void CudaStream::deallocate(void* memory, int64_t) noexcept {
+  if (stream_) cudaFreeAsync(memory, stream_);
+}
+
+void CudaStream::write(const Tensor& to, std::vector<char> bytes) {
+  setDevice();
+  uploads_.upload(stream_, to.data, bytes.data(), static_cast<int64_t>(bytes.size()));
+}
+
+void CudaStream::read(std::shared_ptr<std::vector<char>> to, const Tensor& from) {
+  setDevice();
+  const int64_t bytes = from.numel() * elementSize(from.dtype);
+  const auto buffer = readBuffers_.take(bytes);
+  KVASIR_CUDA(cudaMemcpyAsync(buffer.data, from.data, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
+  pendingReads_.push_back({buffer, bytes, std::move(to)});
+}
+
+void CudaStream::enqueue(const char*, std::function<void()> task) {
+  try {
+    task();
+  } catch (...) {
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
+void CudaStream::load(LoadJob job) {
+  setDevice();
+  if (!loader_) loader_ = std::make_unique<Loader>(device_);
+  loader_->push(job, stream_);
+}
+
+void CudaStream::fence(std::function<void(std::exception_ptr)> done) {
+  setDevice();
+  Fence fence{nullptr, std::exchange(error_, nullptr), std::exchange(pendingReads_, {}), std::move(done)};
+  KVASIR_CUDA(cudaEventCreateWithFlags(&fence.event, cudaEventDisableTiming));
+  KVASIR_CUDA(cudaEventRecord(fence.event, stream_));
+  pushFence(std::move(fence));
+}
+
+void CudaStream::pushFence(Fence fence) {
+  {
+    std::lock_guard lock(mutex_);
+    fences_.push_back(std::move(fence));
+  }
+  wake_.notify_one();
+}
+
+void CudaStream::waitLoop() {
+  cudaSetDevice(device_);
+  for (;;) {
+    Fence fence;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return !fences_.empty() || stop_; });
+      if (fences_.empty()) return;
+      fence = std::move(fences_.front());
+      fences_.pop_front();
+    }
+    finish(fence);
+  }
+}
+
+// Polls for a moment, because a decode step takes about a millisecond, then more and more rarely.
+void CudaStream::finish(Fence& fence) {
+  const auto start = std::chrono::steady_clock::now();
+  cudaError_t state;
+  while ((state = cudaEventQuery(fence.event)) == cudaErrorNotReady)
+    if (std::chrono::steady_clock::now() - start > std::chrono::milliseconds(20)) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    else std::this_thread::sleep_for(std::chrono::microseconds(5));
+  if (state != cudaSuccess && !fence.error)
+    fence.error = std::make_exception_ptr(Error(kDeviceError, std::string("CUDA error ") + cudaGetErrorName(state) + ": " + cudaGetErrorString(state)));
+  cudaEventDestroy(fence.event);
+  try {
+    if (loader_) loader_->drain();
+  } catch (...) {
+    if (!fence.error) fence.error = std::current_exception();
+  }
+  for (PendingRead& r : fence.reads) {
+    r.to->insert(r.to->end(), r.buffer.data, r.buffer.data + r.bytes);
+    readBuffers_.give(r.buffer);
+  }
+  fence.done(fence.error);
+}
+
+void CudaStream::shutdown() {
+  if (!stream_) return;
+  cudaSetDevice(device_);
+  cudaStreamSynchronize(stream_);
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  if (waiter_.joinable()) waiter_.join();
+  loader_.reset();
+  for (cudaGraphExec_t graph : graphs_)
+    if (graph) cudaGraphExecDestroy(graph);
+  graphs_.clear();
+  for (const Timing& t : timings_) {
+    cudaEventDestroy(t.begin);
+    cudaEventDestroy(t.end);
+  }
+  if (scratch_) cudaFreeAsync(scratch_, stream_);
+  cudaStreamSynchronize(stream_);
+  cudaMemPoolDestroy(pool_);
+  cudaStreamDestroy(stream_);
+  stream_ = nullptr;
+}
+
+void* CudaStream::scratch(int64_t bytes) {
+  if (bytes > scratchBytes_) {
+    if (scratch_) KVASIR_CUDA(cudaFreeAsync(scratch_, stream_));
+    scratch_ = nullptr;
+    scratch_ = allocate(bytes);
+    scratchBytes_ = bytes;
+  }
+  return scratch_;
+}
+
+void CudaStream::beginCapture() {
+  setDevice();
+  KVASIR_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+}
+
+int CudaStream::endCapture() {
+  cudaGraph_t graph = nullptr;
+  KVASIR_CUDA(cudaStreamEndCapture(stream_, &graph));
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, "cudaGraphInstantiate");
+  graphs_.push_back(executable);
+  return static_cast<int>(graphs_.size()) - 1;
+}
+
+void CudaStream::launchGraph(int id) {
+  if (id < 0 || id >= static_cast<int>(graphs_.size()) || !graphs_[static_cast<size_t>(id)]) fail(kDisposedError, "graph %d does not exist", id);
+  setDevice();
+  KVASIR_CUDA(cudaGraphLaunch(graphs_[static_cast<size_t>(id)], stream_));
+}
+
+void CudaStream::destroyGraph(int id) {
+  if (id < 0 || id >= static_cast<int>(graphs_.size()) || !graphs_[static_cast<size_t>(id)]) fail(kDisposedError, "graph %d does not exist", id);
+  KVASIR_CUDA(cudaGraphExecDestroy(std::exchange(graphs_[static_cast<size_t>(id)], nullptr)));
+}
+
+void CudaStream::setProfiling(bool on) {
+  profiling_ = on;
+  if (on) profile_.clear();
+}
+
+CudaStream::Timer::Timer(CudaStream& stream, const char* name) : stream_(stream), on_(stream.profiling_) {
+  stream_.setDevice();
+  if (!on_) return;
+  timing_.name = name;
+  KVASIR_CUDA(cudaEventCreate(&timing_.begin));
+  KVASIR_CUDA(cudaEventCreate(&timing_.end));
+  KVASIR_CUDA(cudaEventRecord(timing_.begin, stream_.stream_));
+}
+
+CudaStream::Timer::~Timer() {
+  if (!on_) return;
+  cudaEventRecord(timing_.end, stream_.stream_);
+  stream_.timings_.push_back(timing_);
+}
+
+std::map<std::string, Stream::ProfileRow> CudaStream::profile() const {
+  for (const Timing& t : timings_) {
+    float milliseconds = 0;
+    cudaEventSynchronize(t.end);
+    cudaEventElapsedTime(&milliseconds, t.begin, t.end);
+    ProfileRow& row = profile_[t.name];
+    row.calls += 1;
+    row.seconds += milliseconds / 1e3;
+    cudaEventDestroy(t.begin);
+    cudaEventDestroy(t.end);
+  }
+  timings_.clear();
+  return profile_;
+}
+
+}  // namespace kvasir::cuda
