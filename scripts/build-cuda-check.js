@@ -1,37 +1,31 @@
 'use strict';
-// Compiles every CUDA source to an object file, without a GPU and without linking: `npm test` does this where nvcc is installed.
-// A file is compiled again only when it or a header changed.
+// Builds the whole CUDA addon for one architecture and loads it, without a GPU: `npm test` does this where nvcc is installed, so
+// that sources which no test of such a machine runs still compile, link and load.
 
-const fs = require('node:fs');
+const { spawnSync } = require('node:child_process');
 const path = require('node:path');
-const { ROOT, UserError, cleanBuildEnv, firstLineOf, hashInputs, listFiles, readJson, run, runMain } = require('./common.js');
-const { findNvcc } = require('./toolchain.js');
+const { ROOT, UserError, runMain } = require('./common.js');
+const { ensureCuda } = require('./build-cuda.js');
 
-const OUT = path.join(ROOT, 'build', 'cuda-check');
-const STAMP = path.join(OUT, 'stamps.json');
-const FLAGS = ['-c', '-std=c++20', '-arch=sm_90a', '--expt-relaxed-constexpr', '-Xcompiler', '-fPIC,-Wall'];
+/** Loaded in a process of its own: a broken addon may end the process. */
+const PROGRAM = 'const a = require(process.argv[1]); console.log(JSON.stringify({ cpu: a.cpuInfo(), cuda: a.cudaInfo() }));';
 
-async function compile(nvcc, file) {
-  const object = path.join(OUT, `${file.replaceAll('/', '_')}.o`);
-  process.stderr.write(`nvcc ${file}\n`);
-  const code = await run(nvcc, [...FLAGS, '-I', path.join(ROOT, 'native'), '-o', object, path.join(ROOT, file)], { env: cleanBuildEnv() });
-  if (code !== 0) throw new UserError(`nvcc failed on ${file} with exit code ${code}.`);
+/** What the addon says of this machine: { cpu: { isa, bestIsa }, cuda: { built, deviceCount, problem, devices } }. */
+function inspectAddon(addon) {
+  const result = spawnSync(process.execPath, ['-e', PROGRAM, addon], { encoding: 'utf8' });
+  const name = path.relative(ROOT, addon);
+  if (result.status !== 0) throw new UserError(`${name} was built but cannot be loaded:\n${result.stderr || `the process ended by ${result.signal}`}`);
+  return JSON.parse(result.stdout);
 }
 
 async function main() {
-  const nvcc = findNvcc(path.join(ROOT, 'native', 'cuda'));
-  if (nvcc === null) throw new UserError('there is no nvcc on PATH or no native/cuda to compile.');
-  fs.mkdirSync(OUT, { recursive: true });
-  const stamps = readJson(STAMP) ?? {};
-  const headers = listFiles('native', (file) => /\.(h|inc|cuh)$/.test(file));
-  const nvccVersion = firstLineOf(nvcc, ['--version']);
-  for (const file of listFiles('native/cuda', (name) => name.endsWith('.cu'))) {
-    const inputs = hashInputs([file, ...headers], FLAGS, nvccVersion);
-    if (stamps[file] === inputs) continue;
-    await compile(nvcc, file);
-    stamps[file] = inputs;
-    fs.writeFileSync(STAMP, JSON.stringify(stamps));
-  }
+  const addon = await ensureCuda();
+  const { cuda } = inspectAddon(addon);
+  if (!cuda.built) throw new UserError(`${path.relative(ROOT, addon)} says that it was built without CUDA.`);
+  const found = cuda.deviceCount > 0 ? `${cuda.deviceCount} CUDA device(s)` : `no CUDA device (${cuda.problem})`;
+  process.stderr.write(`The CUDA addon compiles and loads; it finds ${found}.\n`);
 }
 
-runMain(main);
+module.exports = { inspectAddon };
+
+if (require.main === module) runMain(main);

@@ -9,8 +9,9 @@ const ALLOWED = [
   /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|binding\.gyp)$/,
   /^dist\/.+\.(js|mjs|d\.ts|d\.mts|js\.map|json)$/,
   /^native\/(?!bench\/)(.+\/)?(CMakeLists\.txt|README\.md|package\.json|[\w.-]+\.(h|inc|cc|cu|cuh|cmake))$/,
-  /^scripts\/(common|toolchain|build-native|install)\.js$/,
+  /^scripts\/(common|toolchain|cmake-build|build-native|build-cuda|install)\.js$/,
   /^examples\/[\w-]+\.(js|mjs)$/,
+  /^examples\/configs\/[\w.-]+\.json$/,
   /^examples\/models\/kvasir-tales-5m\/(README\.md|(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors)$/,
   /^docs\/[\w-]+\.md$/,
 ];
@@ -20,7 +21,7 @@ const REQUIRED = [
   'package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'binding.gyp',
   'dist/index.js', 'dist/index.d.ts', 'dist/index.mjs', 'dist/index.d.mts', 'dist/cli/main.js',
   'native/CMakeLists.txt', 'native/package.json',
-  'scripts/common.js', 'scripts/toolchain.js', 'scripts/build-native.js', 'scripts/install.js',
+  'scripts/common.js', 'scripts/toolchain.js', 'scripts/cmake-build.js', 'scripts/build-native.js', 'scripts/build-cuda.js', 'scripts/install.js',
   'examples/story.js', 'examples/models/kvasir-tales-5m/config.json', 'examples/models/kvasir-tales-5m/model.safetensors',
   'examples/models/kvasir-tales-5m/tokenizer.json', 'examples/models/kvasir-tales-5m/tokenizer_config.json',
 ];

@@ -3,11 +3,11 @@
 
 const { spawn } = require('node:child_process');
 const path = require('node:path');
-const { ROOT, UserError, run, runMain } = require('./common.js');
+const { ROOT, UserError, buildSwitch, run, runMain } = require('./common.js');
 const { ensureDependencies } = require('./setup.js');
 const { ensureNative } = require('./build-native.js');
 const { ensureTs, tscPath } = require('./build-ts.js');
-const { findNvcc } = require('./toolchain.js');
+const { findCuda } = require('./toolchain.js');
 
 async function checkTypes() {
   const code = await run(process.execPath, [tscPath(), '-p', path.join(ROOT, 'test', 'tsconfig.json')]);
@@ -15,9 +15,13 @@ async function checkTypes() {
 }
 
 async function checkCuda() {
-  if (findNvcc(path.join(ROOT, 'native', 'cuda')) === null) return;
+  const reason = buildSwitch() === 'never' ? 'KVASIR_BUILD=never' : findCuda().problem;
+  if (reason !== null) {
+    process.stderr.write(`The CUDA sources are not compiled: ${reason}.\n`);
+    return;
+  }
   const code = await run(process.execPath, [path.join(__dirname, 'build-cuda-check.js')]);
-  if (code !== 0) throw new UserError('the CUDA sources do not compile; nvcc reported the errors above.');
+  if (code !== 0) throw new UserError('the CUDA addon cannot be built or loaded; the error above says why.');
 }
 
 /** "N passed, N failed[, N skipped]". A file that could not even be loaded counts as one failed test. */

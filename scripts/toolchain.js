@@ -1,7 +1,7 @@
 'use strict';
 // Finds CMake, a build tool and a C++20 compiler, and says in one sentence what to install when one is missing.
 
-const fs = require('node:fs');
+const { spawnSync } = require('node:child_process');
 const { findOnPath, firstLineOf } = require('./common.js');
 
 /** Oldest versions whose C++20 the sources rely on. Apple numbers its clang by Xcode. */
@@ -78,9 +78,34 @@ function findToolchain() {
   };
 }
 
-/** CUDA compiler, when there is one and the sources for it are there. */
-function findNvcc(cudaSourceDir) {
-  return fs.existsSync(cudaSourceDir) ? findOnPath(['nvcc']) : null;
+/** Oldest CUDA whose nvcc knows C++20 and sm_90a, and oldest CMake that passes both on. */
+const MIN_CUDA = [12, 0];
+const MIN_CUDA_CMAKE = [3, 25];
+
+const before = (version, least) => version[0] < least[0] || (version[0] === least[0] && version[1] < least[1]);
+
+function versionOf(program, args, pattern) {
+  const result = spawnSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+  const match = result.status === 0 ? pattern.exec(result.stdout) : null;
+  return match === null ? null : [Number(match[1]), Number(match[2])];
 }
 
-module.exports = { findToolchain, findNvcc };
+/**
+ * Looks for what the CUDA backend needs beside {@link findToolchain}.
+ * @returns {{ problem: string | null, nvcc: string | null, version: string | null }} `version` is CUDA's, for example "13.0"
+ */
+function findCuda() {
+  const nvcc = findOnPath(['nvcc']);
+  if (nvcc === null) return { problem: 'there is no nvcc on PATH (it comes with the CUDA toolkit)', nvcc, version: null };
+  const cuda = versionOf(nvcc, ['--version'], /release (\d+)\.(\d+)/);
+  if (cuda === null) return { problem: `"${nvcc} --version" does not run`, nvcc, version: null };
+  const version = cuda.join('.');
+  if (before(cuda, MIN_CUDA)) return { problem: `nvcc is of CUDA ${version}, but ${MIN_CUDA.join('.')} or newer is needed`, nvcc, version };
+  const cmake = versionOf('cmake', ['--version'], /(\d+)\.(\d+)/);
+  if (cmake !== null && before(cmake, MIN_CUDA_CMAKE)) {
+    return { problem: `CMake is version ${cmake.join('.')}, but CUDA needs ${MIN_CUDA_CMAKE.join('.')} or newer`, nvcc, version };
+  }
+  return { problem: null, nvcc, version };
+}
+
+module.exports = { findToolchain, findCuda };

@@ -83,4 +83,20 @@ export interface NativeDevice {
   raise(stream: number, where: 0 | 1): void;
 }
 
-export type NativeBinding = NativeOps & NativeDevice;
+/** What the addon knows of CUDA; graphs and memory exist only in builds with the backend. */
+export interface NativeCuda {
+  cudaInfo(): {
+    built: boolean;
+    deviceCount: number;
+    /** Why no device can be used; empty when one can. */
+    problem: string;
+    devices: { name: string; computeCapability: string; totalBytes: number; multiprocessors: number }[];
+  };
+  deviceMemory(stream: number): { free: number; total: number };
+  beginCapture(stream: number): void;
+  endCapture(stream: number): number;
+  launchGraph(stream: number, graph: number): void;
+  destroyGraph(stream: number, graph: number): void;
+}
+
+export type NativeBinding = NativeOps & NativeDevice & NativeCuda;

@@ -17,6 +17,7 @@ export interface EngineArgs {
   blockSize?: number | null;
   numKvBlocks?: number | null;
   kvCacheBytes?: number | null;
+  gpuMemoryUtilization?: number | null;
   enablePrefixCaching?: boolean | null;
   enableChunkedPrefill?: boolean | null;
   schedulingPolicy?: SchedulingPolicy | null;
@@ -72,8 +73,8 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
     help: 'Longest sequence, prompt and output together, in tokens (default: what config.json states).',
   },
   maxLogprobs: {
-    type: 'integer', default: 20, min: 0, max: 2 ** 20, group: 'model',
-    help: 'Most log probabilities per position that a request may ask for.',
+    type: 'integer', default: 20, min: -1, max: 2 ** 20, group: 'model',
+    help: 'Most log probabilities per position that a request may ask for; -1: as many as the vocabulary has.',
   },
   enforceEager: {
     type: 'boolean', default: false, group: 'model',
@@ -97,7 +98,7 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
   },
   maxNumBatchedTokens: {
     type: 'integer', default: 2048, min: 1, max: 2 ** 24, group: 'scheduler',
-    help: 'Token budget of one step; at least --max-num-seqs, and at least --max-model-len without chunked prefill.',
+    help: 'Token budget of one step; at least --max-num-seqs, and at least --max-model-len without chunked prefill (8192 on cuda).',
   },
   enableChunkedPrefill: {
     type: 'boolean', default: true, group: 'scheduler',
@@ -113,11 +114,15 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
   },
   numKvBlocks: {
     type: 'integer', default: null, min: 2, max: 2 ** 31 - 1, group: 'cache',
-    help: 'KV cache blocks, the null block included (default: as many as fit into --kv-cache-bytes).',
+    help: 'KV cache blocks, the null block included (default: as many as fit into --kv-cache-bytes, or on cuda into --gpu-memory-utilization).',
   },
   kvCacheBytes: {
     type: 'integer', default: null, min: 1, max: MAX, group: 'cache',
     help: 'Bytes for the KV cache (default on cpu: the least of 4 GiB, 25% of free memory, and what --max-num-seqs sequences of --max-model-len need).',
+  },
+  gpuMemoryUtilization: {
+    type: 'number', default: 0.9, min: 0.01, max: 1, group: 'cache',
+    help: "Share of a CUDA device's memory for weights, activations and KV cache together.",
   },
   enablePrefixCaching: {
     type: 'boolean', default: true, group: 'cache',

@@ -16,14 +16,26 @@ import type { AttentionLayerSpec, ComputeDType, DeviceType, SchedulerConfig, Vll
 /** As vLLM: what a model gets whose config.json states no limit (ALiBi). */
 const DEFAULT_MAX_MODEL_LEN = 2048;
 
+/** What this machine and build offer besides the CPU; the caller asks the addon. */
+export interface Platform {
+  readonly cudaDevices: number;
+  /** Why there are none. */
+  readonly cudaProblem: string;
+}
+
+/** A GPU needs larger steps to be busy with prompts (vLLM's default on an H100). */
+const CUDA_BATCHED_TOKENS = 8192;
+
+const CPU_ONLY: Platform = { cudaDevices: 0, cudaProblem: 'this build has no CUDA backend' };
+
 /**
  * Validates engine options, reads the model's config files, and derives everything that has no default of its own.
  * @throws KvasirError ERR_KVASIR_CONFIG (an option), ERR_KVASIR_MODEL_NOT_FOUND (a missing path), ERR_KVASIR_MODEL_CONFIG
  * (config.json or generation_config.json), ERR_KVASIR_UNSUPPORTED (a device or parallelism this build lacks).
  */
-export async function resolveVllmConfig(args: EngineArgs): Promise<VllmConfig> {
+export async function resolveVllmConfig(args: EngineArgs, platform: Platform = CPU_ONLY): Promise<VllmConfig> {
   const options = validateEngineArgs(args);
-  const device = resolveDevice(options);
+  const device = resolveDevice(options, platform);
   checkParallel(options);
   const files = await locateModel(options);
   const hf = parseHfConfig(await readConfigFile(files.configFile));
@@ -47,9 +59,10 @@ export async function resolveVllmConfig(args: EngineArgs): Promise<VllmConfig> {
       blockSize: options.blockSize,
       numBlocks: options.numKvBlocks,
       kvCacheBytes: options.kvCacheBytes,
+      gpuMemoryUtilization: options.gpuMemoryUtilization,
       enablePrefixCaching: options.enablePrefixCaching,
     },
-    scheduler: resolveScheduler(args, options, maxModelLen),
+    scheduler: resolveScheduler(args, options, maxModelLen, device),
     parallel: { tensorParallelSize: options.tensorParallelSize, tpRank: 0 },
     device: { device, numThreads: options.numThreads ?? availableCores() },
     load: { loadFormat: options.loadFormat },
@@ -69,9 +82,11 @@ export function cloneForWorker(config: VllmConfig): VllmConfig {
   return { ...structuredClone({ ...config, staticForwardContext: null }), staticForwardContext: newStaticForwardContext() };
 }
 
-function resolveDevice(options: ValidatedEngineArgs): DeviceType {
-  if (options.device !== 'cuda') return 'cpu';
-  throw new KvasirError('ERR_KVASIR_UNSUPPORTED', "option 'device': expected auto or cpu, received cuda: this build has no CUDA backend");
+function resolveDevice(options: ValidatedEngineArgs, { cudaDevices, cudaProblem }: Platform): DeviceType {
+  if (options.device === 'cpu') return 'cpu';
+  if (cudaDevices > 0) return 'cuda';
+  if (options.device === 'auto') return 'cpu';
+  throw new KvasirError('ERR_KVASIR_UNSUPPORTED', `option 'device': expected auto or cpu, received cuda: ${cudaProblem}`);
 }
 
 function checkParallel(options: ValidatedEngineArgs): void {
@@ -141,10 +156,11 @@ function resolveMaxModelLen(options: ValidatedEngineArgs, hf: HfModelFields): nu
  * The limits that bind token budget, requests and length together. Only values that the caller gave can be in conflict:
  * a default gives way to a given value, as in vLLM.
  */
-function resolveScheduler(args: EngineArgs, options: ValidatedEngineArgs, maxModelLen: number): SchedulerConfig {
+function resolveScheduler(args: EngineArgs, options: ValidatedEngineArgs, maxModelLen: number, device: DeviceType): SchedulerConfig {
   const { enableChunkedPrefill } = options;
   let { maxNumSeqs, maxNumBatchedTokens } = options;
   if (!isGiven(args, 'maxNumBatchedTokens')) {
+    if (device === 'cuda') maxNumBatchedTokens = CUDA_BATCHED_TOKENS;
     maxNumBatchedTokens = Math.max(maxNumBatchedTokens, maxNumSeqs, enableChunkedPrefill ? 1 : maxModelLen);
   }
   if (!isGiven(args, 'maxNumSeqs')) maxNumSeqs = Math.min(maxNumSeqs, maxNumBatchedTokens);

@@ -15,6 +15,8 @@ export interface CacheConfig {
   numBlocks: number | null;
   /** Bytes for the pool when numBlocks is null (CPU). */
   kvCacheBytes: number | null;
+  /** Share of the device's memory that the engine may take (CUDA). */
+  gpuMemoryUtilization: number;
   enablePrefixCaching: boolean;
 }
 

@@ -6,6 +6,7 @@ import type { KvasirError } from '../utils/errors';
 import type { EngineCoreClient } from './core-client';
 import type { EngineParts } from './engine-base';
 import type { EngineCoreListener, ExecutorFactory, ExecutorHooks, LoadProgress } from './engine-core';
+import { detectedPlatform } from './default-executor';
 import { OutputProcessor } from './output-processor';
 
 export interface CreateOptions {
@@ -35,7 +36,7 @@ export async function createEngineParts(
 ): Promise<EngineParts> {
   const { onProgress, signal } = options;
   signal?.throwIfAborted();
-  const config = internals.config ?? (await resolveVllmConfig(args));
+  const config = internals.config ?? (await resolveVllmConfig(args, args.device === 'cpu' ? undefined : detectedPlatform()));
   const tokenizer = internals.tokenizer !== undefined ? internals.tokenizer : await loadTokenizerIfPresent(config.model.tokenizerPath);
   signal?.throwIfAborted();
   const outputs = new OutputProcessor(tokenizer);

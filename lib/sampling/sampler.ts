@@ -4,6 +4,7 @@ import { sample, samplingLogprobs, samplingPenalties, type SampledLogprobs } fro
 import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
+import { narrow } from '../tensor/views';
 import { SamplerState } from './sampler-state';
 
 /** A row of logits to draw from. */
@@ -45,7 +46,7 @@ export class Sampler {
   /**
    * Queues sampling and resolves with the results. Everything is queued before this returns its promise, so the memory of
    * `logits` may be reused by work queued afterwards.
-   * @param logits float32 [requests.length, vocabSize]; changed in place
+   * @param logits float32 [at least requests.length, vocabSize]; changed in place
    */
   sample(logits: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
     const scope = new TemporaryScope(this.device);
@@ -75,8 +76,9 @@ export class Sampler {
     for (const tensor of [this.ids, this.rows, this.positions]) tensor.disposeStorage();
   }
 
-  private async queue(logits: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
+  private async queue(batch: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
     const n = requests.length;
+    const logits = batch.size(0) === n ? batch : narrow(batch, 0, 0, n); // a captured step is padded
     const states = requests.map((r) => this.state.row(r.row));
     for (const tensor of [this.ids, this.rows, this.positions]) tensor.rebind(tensor.storage, 0, [n], [1]);
     this.rows.write(Int32Array.from(requests, (r) => r.row));

@@ -65,6 +65,29 @@ export class Device {
     return native((b) => b.profile(this.stream));
   }
 
+  /** Bytes free and in all on a CUDA device. */
+  memory(): { free: number; total: number } {
+    return native((b) => b.deviceMemory(this.stream));
+  }
+
+  /** Queued work becomes a graph instead of running, until {@link endCapture}. */
+  beginCapture(): void {
+    native((b) => b.beginCapture(this.stream));
+  }
+
+  /** The id of the captured graph. */
+  endCapture(): number {
+    return native((b) => b.endCapture(this.stream));
+  }
+
+  launchGraph(graph: number): void {
+    native((b) => b.launchGraph(this.stream, graph));
+  }
+
+  destroyGraph(graph: number): void {
+    native((b) => b.destroyGraph(this.stream, graph));
+  }
+
   /** The ceilings of the machine with this device's threads: plain reading of memory, and multiply-adds in registers. */
   async probe(bytes = 1 << 30): Promise<{ readBytesPerSecond: number; flops: number }> {
     const [readBytesPerSecond, flops] = new Float64Array(await native((b) => b.probeMachine(this.stream, bytes)));

@@ -55,17 +55,23 @@ export class InputBatch {
     return request.row;
   }
 
-  /** Host arrays of a step, tokens of all requests one after another in batch order. */
-  buildInputs(step: SchedulerOutput): StepInputs {
-    const { scheduled, totalNumScheduledTokens: numTokens } = step;
+  /**
+   * Host arrays of a step, tokens of all requests one after another in batch order. With `paddedSize` (one token per
+   * request only) requests without a sequence are added: no KV is written or read for them.
+   */
+  buildInputs(step: SchedulerOutput, paddedSize = 0): StepInputs {
+    const { scheduled } = step;
+    const numTokens = Math.max(step.totalNumScheduledTokens, paddedSize);
+    const numSeqs = Math.max(scheduled.length, paddedSize);
     const inputs = {
       inputIds: new Int32Array(numTokens),
       positions: new Int32Array(numTokens),
-      slotMapping: new BigInt64Array(numTokens),
-      queryStartLoc: new Int32Array(scheduled.length + 1),
-      seqLens: new Int32Array(scheduled.length),
-      seqRows: new Int32Array(scheduled.length),
+      slotMapping: new BigInt64Array(numTokens).fill(-1n),
+      queryStartLoc: new Int32Array(numSeqs + 1),
+      seqLens: new Int32Array(numSeqs),
+      seqRows: new Int32Array(numSeqs),
     };
+    for (let i = scheduled.length; i < numSeqs; i++) inputs.queryStartLoc[i + 1] = i + 1;
     let token = 0;
     scheduled.forEach((s, i) => {
       const request = this.get(s.requestId);

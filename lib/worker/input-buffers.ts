@@ -1,7 +1,7 @@
 import type { AttentionMetadata } from '../attention/metadata';
 import type { DType } from '../config/vllm';
-import type { Device } from '../tensor/device';
-import { contiguousStrides, Tensor } from '../tensor/tensor';
+import type { Device, Storage } from '../tensor/device';
+import { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
 
 /** The inputs of one step on the host; lengths are those of the step. */
@@ -14,15 +14,53 @@ export interface StepInputs {
   readonly seqRows: Int32Array;
 }
 
-/** Device tensors that a step's inputs are written to: allocated once at the largest step, always at the same address. */
+/** Byte offsets of a step's inputs in one stretch of memory, for steps of at most this many tokens and requests. */
+interface Layout {
+  readonly offsets: Readonly<Record<keyof StepInputs, number>>;
+  readonly bytes: number;
+}
+
+const ALIGNMENT = 16;
+
+function layoutFor(start: number, numTokens: number, numSeqs: number): Layout {
+  let end = start;
+  const place = (bytes: number): number => {
+    const offset = end;
+    end = Math.ceil((end + bytes) / ALIGNMENT) * ALIGNMENT;
+    return offset;
+  };
+  const offsets = {
+    slotMapping: place(8 * numTokens),
+    inputIds: place(4 * numTokens),
+    positions: place(4 * numTokens),
+    queryStartLoc: place(4 * (numSeqs + 1)),
+    seqLens: place(4 * numSeqs),
+    seqRows: place(4 * numSeqs),
+  };
+  return { offsets, bytes: end - start };
+}
+
+const DTYPES: Readonly<Record<keyof StepInputs, DType>> = {
+  inputIds: 'int32',
+  positions: 'int32',
+  slotMapping: 'int64',
+  queryStartLoc: 'int32',
+  seqLens: 'int32',
+  seqRows: 'int32',
+};
+
+const NAMES = Object.keys(DTYPES) as (keyof StepInputs)[];
+
+/**
+ * Device memory that a step's inputs are written to, allocated once. Steps of at most maxNumSeqs tokens (decoding) and
+ * larger ones have a stretch each, so that either is one small upload and always lies at the same addresses.
+ */
 export class InputBuffers {
-  readonly inputIds: Tensor;
-  readonly positions: Tensor;
   readonly blockTable: Tensor;
-  private readonly slotMapping: Tensor;
-  private readonly queryStartLoc: Tensor;
-  private readonly seqLens: Tensor;
-  private readonly seqRows: Tensor;
+  private readonly storage: Storage;
+  private readonly small: Layout;
+  private readonly large: Layout;
+  private readonly tensors: Readonly<Record<keyof StepInputs, Tensor>>;
 
   constructor(
     device: Device,
@@ -30,19 +68,25 @@ export class InputBuffers {
     private readonly maxNumSeqs: number,
     readonly maxBlocksPerSeq: number,
   ) {
-    const make = (shape: number[], dtype: DType): Tensor => device.empty(shape, dtype);
-    this.inputIds = make([maxNumTokens], 'int32');
-    this.positions = make([maxNumTokens], 'int32');
-    this.slotMapping = make([maxNumTokens], 'int64');
-    this.queryStartLoc = make([maxNumSeqs + 1], 'int32');
-    this.seqLens = make([maxNumSeqs], 'int32');
-    this.seqRows = make([maxNumSeqs], 'int32');
-    this.blockTable = make([maxNumSeqs, maxBlocksPerSeq], 'int32');
+    this.small = layoutFor(0, maxNumSeqs, maxNumSeqs);
+    this.large = layoutFor(this.small.bytes, maxNumTokens, maxNumSeqs);
+    this.storage = device.allocate(this.small.bytes + this.large.bytes);
+    const make = (name: keyof StepInputs): Tensor => Tensor.view(this.storage, DTYPES[name], this.large.offsets[name], [1], [1]);
+    this.tensors = Object.fromEntries(NAMES.map((name) => [name, make(name)])) as Record<keyof StepInputs, Tensor>;
+    this.blockTable = device.empty([maxNumSeqs, maxBlocksPerSeq], 'int32');
+  }
+
+  get inputIds(): Tensor {
+    return this.tensors.inputIds;
+  }
+
+  get positions(): Tensor {
+    return this.tensors.positions;
   }
 
   /** The shapes of the largest step, for planning. */
   largest(): AttentionMetadata {
-    this.resize(this.maxNumTokens, this.maxNumSeqs);
+    this.place(this.large, this.maxNumTokens, this.maxNumSeqs);
     return this.metadata(this.maxNumTokens, this.maxNumSeqs);
   }
 
@@ -50,13 +94,17 @@ export class InputBuffers {
   upload(step: StepInputs): AttentionMetadata {
     const numTokens = step.inputIds.length;
     const numSeqs = step.seqLens.length;
-    this.resize(numTokens, numSeqs);
-    this.inputIds.write(step.inputIds);
-    this.positions.write(step.positions);
-    this.slotMapping.write(step.slotMapping);
-    this.queryStartLoc.write(step.queryStartLoc);
-    this.seqLens.write(step.seqLens);
-    this.seqRows.write(step.seqRows);
+    const layout = numTokens <= this.maxNumSeqs ? this.small : this.large;
+    this.place(layout, numTokens, numSeqs);
+    const start = layout.offsets.slotMapping;
+    const bytes = new Uint8Array(layout.bytes);
+    for (const name of NAMES) bytes.set(bytesOf(step[name]), layout.offsets[name] - start);
+    const area = Tensor.view(this.storage, 'uint8', start, [bytes.length], [1]);
+    try {
+      area.write(bytes);
+    } finally {
+      area.dispose();
+    }
     return this.metadata(numTokens, numSeqs);
   }
 
@@ -73,25 +121,35 @@ export class InputBuffers {
   }
 
   dispose(): void {
-    for (const tensor of [this.inputIds, this.positions, this.slotMapping, this.queryStartLoc, this.seqLens, this.seqRows, this.blockTable])
-      tensor.disposeStorage();
+    for (const name of NAMES) this.tensors[name].dispose();
+    this.storage.dispose();
+    this.blockTable.disposeStorage();
   }
 
-  private resize(numTokens: number, numSeqs: number): void {
-    const sizes: [Tensor, number][] = [
-      [this.inputIds, numTokens],
-      [this.positions, numTokens],
-      [this.slotMapping, numTokens],
-      [this.queryStartLoc, numSeqs + 1],
-      [this.seqLens, numSeqs],
-      [this.seqRows, numSeqs],
-    ];
-    for (const [tensor, size] of sizes)
-      if (tensor.shape[0] !== size) tensor.rebind(tensor.storage, 0, [size], contiguousStrides([size]));
+  private place(layout: Layout, numTokens: number, numSeqs: number): void {
+    if (numTokens > this.maxNumTokens || numSeqs > this.maxNumSeqs)
+      throw new KvasirError('ERR_KVASIR_NATIVE', `a step of ${numTokens} tokens and ${numSeqs} requests exceeds ${this.maxNumTokens} and ${this.maxNumSeqs}`);
+    const sizes: Readonly<Record<keyof StepInputs, number>> = {
+      inputIds: numTokens,
+      positions: numTokens,
+      slotMapping: numTokens,
+      queryStartLoc: numSeqs + 1,
+      seqLens: numSeqs,
+      seqRows: numSeqs,
+    };
+    for (const name of NAMES) {
+      const tensor = this.tensors[name];
+      const offset = layout.offsets[name];
+      if (tensor.shape[0] !== sizes[name] || tensor.byteOffset !== offset) tensor.rebind(this.storage, offset, [sizes[name]], [1]);
+    }
   }
 
   private metadata(numTokens: number, numSeqs: number): AttentionMetadata {
-    const { slotMapping, queryStartLoc, seqLens, seqRows, blockTable } = this;
-    return { numTokens, numSeqs, slotMapping, queryStartLoc, seqLens, seqRows, blockTable };
+    const { slotMapping, queryStartLoc, seqLens, seqRows } = this.tensors;
+    return { numTokens, numSeqs, slotMapping, queryStartLoc, seqLens, seqRows, blockTable: this.blockTable };
   }
+}
+
+function bytesOf(array: Int32Array | BigInt64Array): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }

@@ -21,7 +21,7 @@ export class KvCache {
   static allocate(vllmConfig: VllmConfig, device: Device): KvCache {
     const layers = [...vllmConfig.staticForwardContext.values()] as Attention[];
     const blockBytes = bytesPerBlock(vllmConfig, layers);
-    const numBlocks = blocksOf(vllmConfig, blockBytes, os.freemem());
+    const numBlocks = blocksOf(vllmConfig, blockBytes, device.type === 'cuda' ? cudaBudget(vllmConfig, device) : cpuBudget(os.freemem()));
     const cache = new KvCache(layers, numBlocks, numBlocks * blockBytes);
     try {
       for (const layer of layers) {
@@ -48,19 +48,30 @@ export function bytesPerBlock(vllmConfig: VllmConfig, layers: readonly Pick<Atte
   return layers.reduce((sum, l) => sum + 2 * l.numKvHeads * cache.blockSize * l.headDim * DTYPE_BYTES[model.dtype], 0);
 }
 
+/** Bytes for an unsized pool on the CPU. */
+export function cpuBudget(freeBytes: number): number {
+  return Math.min(DEFAULT_CPU_BYTES, Math.floor(freeBytes / 4));
+}
+
+/** What is left of the share of a CUDA device that the engine may take: weights and activations are there already. */
+function cudaBudget(vllmConfig: VllmConfig, device: Device): number {
+  const { free, total } = device.memory();
+  return Math.max(0, Math.floor(total * vllmConfig.cache.gpuMemoryUtilization - (total - free)));
+}
+
 /**
  * Blocks of the pool, the null block included: as configured, or what fits the byte budget, but never more than every
  * request at full length needs.
  * @throws KvasirError ERR_KVASIR_OUT_OF_MEMORY when not even one request of one block fits
  */
-export function blocksOf(vllmConfig: VllmConfig, blockBytes: number, freeBytes: number): number {
+export function blocksOf(vllmConfig: VllmConfig, blockBytes: number, defaultBudget: number): number {
   const { cache, scheduler, model } = vllmConfig;
   if (cache.numBlocks !== null) return cache.numBlocks;
-  const budget = cache.kvCacheBytes ?? Math.min(DEFAULT_CPU_BYTES, Math.floor(freeBytes / 4));
+  const budget = cache.kvCacheBytes ?? defaultBudget;
   const useful = scheduler.maxNumSeqs * Math.ceil(model.maxModelLen / cache.blockSize) + 1;
   const blocks = Math.min(useful, Math.floor(budget / blockBytes));
   if (blocks < 2)
-    throw new KvasirError('ERR_KVASIR_OUT_OF_MEMORY', `the KV cache got ${budget} bytes, one block of ${cache.blockSize} tokens needs ${blockBytes}: raise kvCacheBytes`);
+    throw new KvasirError('ERR_KVASIR_OUT_OF_MEMORY', `the KV cache got ${budget} bytes, one block of ${cache.blockSize} tokens needs ${blockBytes}: raise kvCacheBytes or gpuMemoryUtilization`);
   return blocks;
 }
 

@@ -10,6 +10,7 @@ import type { Device } from '../tensor/device';
 import type { Tensor } from '../tensor/tensor';
 import { Workspace } from '../tensor/workspace';
 import { KvasirError } from '../utils/errors';
+import { CudaGraphRunner, cudaGraphSizes } from './cuda-graphs';
 import { InputBatch } from './input-batch';
 import { InputBuffers } from './input-buffers';
 import { KvCache } from './kv-cache';
@@ -30,6 +31,7 @@ export class ModelRunner {
   private kvCache: KvCache | null = null;
   private logitRows: Tensor | null = null;
   private hiddenStates: Tensor | null = null;
+  private readonly graphs: CudaGraphRunner | null;
 
   constructor(
     private readonly vllmConfig: VllmConfig,
@@ -38,6 +40,8 @@ export class ModelRunner {
     this.model = buildModel(vllmConfig);
     this.batch = new InputBatch(vllmConfig.scheduler.maxNumSeqs, vllmConfig.cache.blockSize);
     this.promptLogprobs = new PromptLogprobs(vllmConfig.scheduler.maxNumSeqs);
+    const useGraphs = device.type === 'cuda' && !vllmConfig.model.enforceEager;
+    this.graphs = useGraphs ? new CudaGraphRunner(device, cudaGraphSizes(vllmConfig.scheduler.maxNumSeqs)) : null;
   }
 
   /** Loads the weights, plans the activations and takes all memory; resolves with the size of the KV pool. */
@@ -64,18 +68,23 @@ export class ModelRunner {
   async execute(step: SchedulerOutput): Promise<ModelRunnerOutput> {
     this.updateRequests(step);
     if (step.totalNumScheduledTokens === 0) return { sampledTokenIds: [], logprobs: [], promptLogprobs: new Map(), errors: new Map() };
-    const attention = this.buffers().upload(this.batch.buildInputs(step));
-    this.forwardSpace.run(() => this.forward(attention));
+    const graphLogits = this.decodeInGraph(step);
+    if (!graphLogits) {
+      const attention = this.buffers().upload(this.batch.buildInputs(step));
+      this.forwardSpace.run(() => this.forward(attention));
+    }
     const promptLogprobs = this.promptLogprobs.queue(step, this.batch, (rows, targets, topK) =>
       this.samplerOf().logprobsOf(this.logitsAt(rows), targets, topK),
     );
-    const sampling = this.queueSampling(step);
+    promptLogprobs.catch(() => undefined); // if the next line throws, nobody awaits it; otherwise Promise.all hears of it
+    const sampling = this.queueSampling(step, graphLogits);
     const [prompt, sampled] = await Promise.all([promptLogprobs, sampling.result]);
     return this.collect(step, sampling.indices, sampled, prompt);
   }
 
   /** Frees everything; the device is closed by its owner. */
   dispose(): void {
+    this.graphs?.dispose();
     this.forwardSpace.dispose();
     this.logitsSpace.dispose();
     this.kvCache?.dispose();
@@ -84,6 +93,21 @@ export class ModelRunner {
     this.logitRows?.disposeStorage();
     this.kvCache = this.sampler = this.inputs = this.logitRows = null;
     disposeModel(this.model);
+  }
+
+  /** A step of one new token per request as a CUDA graph; its logits, or null when the step is of another kind. */
+  private decodeInGraph(step: SchedulerOutput): Tensor | null {
+    const numSeqs = step.scheduled.length;
+    if (!this.graphs || step.totalNumScheduledTokens !== numSeqs) return null;
+    if (step.scheduled.some((s) => s.numComputedTokens + 1 < this.batch.get(s.requestId).tokenIds.length)) return null;
+    const size = this.graphs.paddedSize(numSeqs);
+    if (size === null) return null;
+    const attention = this.buffers().upload(this.batch.buildInputs(step, size));
+    this.writeLogitRows(Array.from({ length: size }, (_, i) => i));
+    return this.graphs.run(size, () => {
+      this.forwardSpace.run(() => this.forward(attention));
+      return this.logitsSpace.run(() => this.logits());
+    });
   }
 
   private plan(inputs: InputBuffers): void {
@@ -105,10 +129,14 @@ export class ModelRunner {
   }
 
   private logitsAt(tokens: readonly number[]): Tensor {
+    this.writeLogitRows(tokens);
+    return this.logitsSpace.run(() => this.logits());
+  }
+
+  private writeLogitRows(tokens: readonly number[]): void {
     const rows = this.logitRows!;
     rows.rebind(rows.storage, 0, [tokens.length], [1]);
     rows.write(Int32Array.from(tokens));
-    return this.logitsSpace.run(() => this.logits());
   }
 
   private updateRequests(step: SchedulerOutput): void {
@@ -130,7 +158,7 @@ export class ModelRunner {
   }
 
   /** Samples for the requests whose last known token ran in this step. */
-  private queueSampling(step: SchedulerOutput): { indices: number[]; result: Promise<SampleResult> } {
+  private queueSampling(step: SchedulerOutput, graphLogits: Tensor | null): { indices: number[]; result: Promise<SampleResult> } {
     const indices: number[] = [];
     const lastTokens: number[] = [];
     const requests: SampleRequest[] = [];
@@ -145,7 +173,7 @@ export class ModelRunner {
     });
     // Without a token to draw the step must still be waited for, and its errors heard.
     if (requests.length === 0) return { indices, result: this.device.synchronize().then(() => ({ tokenIds: [], logprobs: [] })) };
-    return { indices, result: this.samplerOf().sample(this.logitsAt(lastTokens), requests) };
+    return { indices, result: this.samplerOf().sample(graphLogits ?? this.logitsAt(lastTokens), requests) };
   }
 
   private collect(

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "addon/cuda.h"
 #include "cpu/stream.h"
 
 namespace kvasir::addon {
@@ -156,9 +157,12 @@ Tensor Context::tensor(int32_t row, Stream** stream) const {
 }
 
 int32_t Context::createStream(Device device, int32_t threads) {
-  if (device != Device::Cpu) fail(kUnsupportedError, "this build of the addon has no CUDA backend");
-  if (threads < 1 || threads > 1024) fail(kNativeError, "a CPU stream needs 1 to 1024 threads, got %d", threads);
-  streams_.push_back(std::make_shared<cpu::CpuStream>(threads));
+  if (device == Device::Cuda) {
+    streams_.push_back(createCudaStream(0));
+  } else {
+    if (threads < 1 || threads > 1024) fail(kNativeError, "a CPU stream needs 1 to 1024 threads, got %d", threads);
+    streams_.push_back(std::make_shared<cpu::CpuStream>(threads));
+  }
   return static_cast<int32_t>(streams_.size()) - 1;
 }
 

@@ -147,6 +147,7 @@ napi_value profile(napi_env env, napi_callback_info raw) {
 // probeMachine(stream, bytes): promise of Float64Array-sized bytes [read bytes/s, multiply-add flops/s] of the stream's threads
 napi_value probeMachine(napi_env env, napi_callback_info raw) {
   return withInfo(env, raw, [&](auto& info, Context& c) -> napi_value {
+    if (c.stream(intArg(info, 0)).device() != Device::Cpu) fail(kUnsupportedError, "probeMachine measures a CPU stream");
     auto& stream = static_cast<cpu::CpuStream&>(c.stream(intArg(info, 0)));
     const int64_t size = info[1].ToNumber().Int64Value();
     auto result = std::make_shared<std::vector<char>>(2 * sizeof(double));

@@ -1,4 +1,5 @@
 // Entry point of the addon; runs once per environment that loads it.
+#include "addon/cuda.h"
 #include "addon/device.h"
 #include "addon/op.h"
 
@@ -14,6 +15,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
     // environment that is going.
     napi_add_env_cleanup_hook(env, [](void* data) { static_cast<Context*>(data)->shutdown(); }, context);
     registerDevice(env, exports);
+    registerCuda(env, exports);
 #define KVASIR_REGISTER(family) register##family(env, exports);
     KVASIR_FAMILIES(KVASIR_REGISTER)
 #undef KVASIR_REGISTER

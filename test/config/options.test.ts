@@ -75,7 +75,7 @@ describe('validateEngineArgs', () => {
     ['maxModelLen', 2n], ['maxNumSeqs', 0], ['maxNumSeqs', 1e9], ['maxNumBatchedTokens', 0], ['blockSize', 32], ['blockSize', 8],
     ['numKvBlocks', 1], ['kvCacheBytes', 0], ['kvCacheBytes', 2 ** 60], ['enablePrefixCaching', 'true'], ['enableChunkedPrefill', 1],
     ['schedulingPolicy', 'lifo'], ['tensorParallelSize', 0], ['numThreads', 0], ['numThreads', 5000], ['loadFormat', 'pt'],
-    ['seed', -1], ['seed', 2 ** 53], ['maxLogprobs', -1], ['enforceEager', 'no'],
+    ['seed', -1], ['seed', 2 ** 53], ['maxLogprobs', -2], ['enforceEager', 'no'],
   ];
   it.each(wrong)('refuses %s: %p', async (name, value) => {
     const error = await expectCode('ERR_KVASIR_CONFIG', () => validateEngineArgs({ model: 'm', [name]: value }));

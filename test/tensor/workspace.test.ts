@@ -11,6 +11,8 @@ import { expectCode } from '../fixtures/expect-error';
 const WIDTH = 8;
 const MAX_TOKENS = 6;
 const EPS = 1e-5;
+/** Uneven, so that every norm of a chain changes the values. */
+const SCALE = Array.from({ length: WIDTH }, (_, j) => 1 + j / 2);
 
 let device: Device;
 let x: Tensor;
@@ -20,7 +22,7 @@ beforeEach(() => {
   device = Device.create('cpu', 1);
   x = device.empty([MAX_TOKENS, WIDTH], 'float32');
   weight = device.empty([WIDTH], 'float32');
-  weight.write(new Float32Array(WIDTH).fill(1));
+  weight.write(Float32Array.from(SCALE));
 });
 
 afterEach(async () => {
@@ -40,7 +42,7 @@ const tokens = (n: number, seed: number): number[][] => Array.from({ length: n }
 
 function normOf(row: readonly number[]): number[] {
   const scale = 1 / Math.sqrt(row.reduce((sum, v) => sum + v * v, 0) / row.length + EPS);
-  return row.map((v) => v * scale);
+  return row.map((v, j) => v * scale * SCALE[j]!);
 }
 
 /** Four norms one after the other, then a norm of the right half: six activations, of which two live at a time. */

@@ -1,7 +1,7 @@
 import { Attention } from '../../lib/layers/attention';
 import { Device, liveStorages } from '../../lib/tensor/device';
 import { tensorTable } from '../../lib/tensor/table';
-import { blocksOf, bytesPerBlock, KvCache } from '../../lib/worker/kv-cache';
+import { blocksOf, bytesPerBlock, cpuBudget, KvCache } from '../../lib/worker/kv-cache';
 import { expectCode } from '../fixtures/expect-error';
 import { makeVllmConfig } from '../fixtures/vllm-config';
 
@@ -31,11 +31,11 @@ describe('blocks of the KV pool', () => {
     ['a quarter of the free memory', 8 * GIB, (2 * GIB) / 65536],
     ['at most 4 GiB', 64 * GIB, (4 * GIB) / 65536],
   ])('without a budget: %s', (_name, free, expected) => {
-    expect(blocksOf(sized({}, 2 ** 20), 65536, free)).toBe(expected);
+    expect(blocksOf(sized({}, 2 ** 20), 65536, cpuBudget(free))).toBe(expected);
   });
 
   it('never more than all requests at full length need, and the null block', () => {
-    expect(blocksOf(sized({}, 100, 3), 1024, 64 * GIB)).toBe(3 * 7 + 1);
+    expect(blocksOf(sized({}, 100, 3), 1024, cpuBudget(64 * GIB))).toBe(3 * 7 + 1);
   });
 
   it('two blocks are the least: one of them is the null block', async () => {

@@ -1,0 +1,62 @@
+import type { Device } from '../tensor/device';
+import type { Tensor } from '../tensor/tensor';
+
+/** Batch sizes for which a decode step is captured: 1, 2, 4, then every 8 up to 256. */
+export function cudaGraphSizes(maxNumSeqs: number): number[] {
+  const sizes = [1, 2, 4];
+  for (let size = 8; size <= 256; size += 8) sizes.push(size);
+  const fitting = sizes.filter((size) => size <= maxNumSeqs);
+  return fitting.length ? fitting : [maxNumSeqs];
+}
+
+interface Captured {
+  graph: number | null;
+  /** The step's result and its shape in this graph; the tensor object is shared with other sizes. */
+  result: Tensor;
+  readonly shape: readonly number[];
+}
+
+/**
+ * Decode steps as CUDA graphs, one per padded batch size (vllm CudaGraphRunner): the first step of a size runs eagerly, which
+ * warms up its kernels, the second is captured, later ones are one launch. Owns the graphs.
+ */
+export class CudaGraphRunner {
+  private readonly captured = new Map<number, Captured>();
+
+  constructor(
+    private readonly device: Device,
+    private readonly sizes: readonly number[],
+  ) {}
+
+  /** The padded size for a batch, or null when it is larger than any captured one. */
+  paddedSize(batchSize: number): number | null {
+    return this.sizes.find((size) => size >= batchSize) ?? null;
+  }
+
+  /** Runs `body`, which only queues ops on memory that is the same in every step, and returns its result for this size. */
+  run(size: number, body: () => Tensor): Tensor {
+    const entry = this.captured.get(size);
+    if (!entry) {
+      const result = body();
+      this.captured.set(size, { graph: null, result, shape: result.shape.slice() });
+      return result;
+    }
+    if (entry.graph === null) {
+      this.device.beginCapture();
+      try {
+        entry.result = body();
+      } finally {
+        entry.graph = this.device.endCapture();
+      }
+    }
+    this.device.launchGraph(entry.graph);
+    const { result, shape } = entry;
+    if (result.shape[0] !== shape[0]) result.rebind(result.storage, result.byteOffset, shape, result.strides);
+    return result;
+  }
+
+  dispose(): void {
+    for (const { graph } of this.captured.values()) if (graph !== null) this.device.destroyGraph(graph);
+    this.captured.clear();
+  }
+}

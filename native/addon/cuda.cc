@@ -1,0 +1,136 @@
+// What the addon says and does about CUDA: devices found, memory, graphs. Without the backend it says so.
+#include "addon/cuda.h"
+
+#include "addon/op.h"
+
+#ifdef KVASIR_CUDA
+#include <cuda_runtime.h>
+
+#include "cuda/check.h"
+#include "cuda/stream.h"
+#endif
+
+namespace kvasir::addon {
+
+#ifdef KVASIR_CUDA
+
+std::shared_ptr<Stream> createCudaStream(int device) { return std::make_shared<cuda::CudaStream>(device); }
+
+namespace {
+
+cuda::CudaStream& cudaStream(const Napi::CallbackInfo& info, Context& c) {
+  Stream& stream = c.stream(info[0].ToNumber().Int32Value());
+  if (stream.device() != Device::Cuda) fail(kUnsupportedError, "the stream is not a CUDA stream");
+  return cuda::of(stream);
+}
+
+Napi::Value describeDevices(Napi::Env env) {
+  const cuda::DeviceReport report = cuda::devices();
+  Napi::Object result = Napi::Object::New(env);
+  Napi::Array list = Napi::Array::New(env);
+  for (int i = 0; i < report.count; ++i) {
+    cudaDeviceProp properties{};
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    Napi::Object device = Napi::Object::New(env);
+    device.Set("name", properties.name);
+    device.Set("computeCapability", std::to_string(properties.major) + "." + std::to_string(properties.minor));
+    device.Set("totalBytes", static_cast<double>(properties.totalGlobalMem));
+    device.Set("multiprocessors", properties.multiProcessorCount);
+    list.Set(list.Length(), device);
+  }
+  result.Set("built", true);
+  result.Set("deviceCount", report.count);
+  result.Set("problem", report.problem);
+  result.Set("devices", list);
+  return result;
+}
+
+// deviceMemory(stream): { free, total } in bytes
+napi_value deviceMemory(napi_env env, napi_callback_info raw) {
+  return guarded(env, [&]() -> napi_value {
+    Napi::CallbackInfo info(env, raw);
+    cuda::CudaStream& stream = cudaStream(info, Context::of(env));
+    KVASIR_CUDA(cudaSetDevice(stream.ordinal()));
+    size_t free = 0, total = 0;
+    KVASIR_CUDA(cudaMemGetInfo(&free, &total));
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("free", static_cast<double>(free));
+    result.Set("total", static_cast<double>(total));
+    return result;
+  });
+}
+
+// beginCapture(stream); endCapture(stream): graph id; launchGraph(stream, id); destroyGraph(stream, id)
+template <class F>
+napi_value graphCall(napi_env env, napi_callback_info raw, F&& body) {
+  return guarded(env, [&]() -> napi_value {
+    Napi::CallbackInfo info(env, raw);
+    return body(info, cudaStream(info, Context::of(env)));
+  });
+}
+
+napi_value beginCapture(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [](auto&, cuda::CudaStream& s) -> napi_value {
+    s.beginCapture();
+    return nullptr;
+  });
+}
+
+napi_value endCapture(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [&](auto&, cuda::CudaStream& s) -> napi_value { return Napi::Number::New(env, s.endCapture()); });
+}
+
+napi_value launchGraph(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [](auto& info, cuda::CudaStream& s) -> napi_value {
+    s.launchGraph(info[1].ToNumber().Int32Value());
+    return nullptr;
+  });
+}
+
+napi_value destroyGraph(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [](auto& info, cuda::CudaStream& s) -> napi_value {
+    s.destroyGraph(info[1].ToNumber().Int32Value());
+    return nullptr;
+  });
+}
+
+}  // namespace
+
+#else
+
+std::shared_ptr<Stream> createCudaStream(int) { fail(kUnsupportedError, "this build of the addon has no CUDA backend"); }
+
+#endif
+
+namespace {
+
+// cudaInfo(): { built, deviceCount, problem, devices: [{ name, computeCapability, totalBytes, multiprocessors }] }
+napi_value cudaInfo(napi_env env, napi_callback_info) {
+  return guarded(env, [&]() -> napi_value {
+#ifdef KVASIR_CUDA
+    return describeDevices(env);
+#else
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("built", false);
+    result.Set("deviceCount", 0);
+    result.Set("problem", "this build of the addon has no CUDA backend");
+    result.Set("devices", Napi::Array::New(env));
+    return result;
+#endif
+  });
+}
+
+}  // namespace
+
+void registerCuda(Napi::Env env, Napi::Object exports) {
+  exportFunction(env, exports, "cudaInfo", cudaInfo);
+#ifdef KVASIR_CUDA
+  exportFunction(env, exports, "deviceMemory", deviceMemory);
+  exportFunction(env, exports, "beginCapture", beginCapture);
+  exportFunction(env, exports, "endCapture", endCapture);
+  exportFunction(env, exports, "launchGraph", launchGraph);
+  exportFunction(env, exports, "destroyGraph", destroyGraph);
+#endif
+}
+
+}  // namespace kvasir::addon
