@@ -48,10 +48,11 @@ function isUpToDate(target, inputs) {
   return fs.existsSync(addonOf(target)) && readJson(metadataOf(target))?.inputs === inputs;
 }
 
-/** Starts afresh when the cache was made with another configuration, or was left without its record by an interrupted run. */
+/** Starts afresh when the cache was made with another configuration, or was left without its record or its build files by a run that failed. */
 function dropStaleConfiguration(target, key, force) {
   const record = path.join(target.cmakeDir, 'kvasir-configure.json');
-  if (force || JSON.stringify(readJson(record)) !== JSON.stringify(key)) fs.rmSync(target.cmakeDir, { recursive: true, force: true });
+  const generated = process.platform === 'win32' || ['build.ninja', 'Makefile'].some((file) => fs.existsSync(path.join(target.cmakeDir, file)));
+  if (force || !generated || JSON.stringify(readJson(record)) !== JSON.stringify(key)) fs.rmSync(target.cmakeDir, { recursive: true, force: true });
   fs.mkdirSync(target.cmakeDir, { recursive: true });
   fs.writeFileSync(record, JSON.stringify(key));
 }

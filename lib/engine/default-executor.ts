@@ -3,7 +3,7 @@ import type { ExecutorFactory } from './engine-core';
 
 /** What this machine offers; loads the addon. */
 export function detectedPlatform(): Platform {
-  return (require('../worker/platform') as { detectPlatform: () => Platform }).detectPlatform();
+  return (require('../worker/executor') as { detectPlatform: () => Platform }).detectPlatform();
 }
 
 /** The engine's own executor. Loaded at the call: importing the API of Kvasir does not load the addon. */

@@ -1,4 +1,5 @@
 import { loadBinding, wrapNativeError } from '../binding/load';
+import type { NativeCuda } from '../binding/native';
 import type { DeviceType, DType } from '../config/vllm';
 import { DTYPE_BYTES } from './dtype';
 import { checkShape } from './table';
@@ -100,6 +101,11 @@ export class Device {
     this.closed = true;
     await this.synchronize().finally(() => native((b) => b.destroyStream(this.stream)));
   }
+}
+
+/** CUDA devices that this build and machine have, or why there are none. */
+export function cudaInfo(): ReturnType<NativeCuda['cudaInfo']> {
+  return native((b) => b.cudaInfo());
 }
 
 /** Live native allocations of this thread: 0 after everything was closed. */

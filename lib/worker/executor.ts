@@ -1,10 +1,17 @@
+import type { Platform } from '../config/resolve';
 import type { VllmConfig } from '../config/vllm';
 import type { Executor, ExecutorInfo, ModelRunnerOutput, SchedulerOutput } from '../core/types';
-import { Device } from '../tensor/device';
+import { cudaInfo, Device } from '../tensor/device';
 import { ModelRunner } from './model-runner';
 
 export interface ExecutorProgress {
   readonly onProgress?: (progress: { stage: string; loaded: number; total: number }) => void;
+}
+
+/** What the addon finds on this machine besides the CPU. Loads the addon. */
+export function detectPlatform(): Platform {
+  const { deviceCount, problem } = cudaInfo();
+  return { cudaDevices: deviceCount, cudaProblem: problem };
 }
 
 /** The executor for a configuration: one rank in this thread. */

@@ -4,9 +4,6 @@
 #include "addon/op.h"
 
 #ifdef KVASIR_CUDA
-#include <cuda_runtime.h>
-
-#include "cuda/check.h"
 #include "cuda/stream.h"
 #endif
 
@@ -29,13 +26,12 @@ Napi::Value describeDevices(Napi::Env env) {
   Napi::Object result = Napi::Object::New(env);
   Napi::Array list = Napi::Array::New(env);
   for (int i = 0; i < report.count; ++i) {
-    cudaDeviceProp properties{};
-    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    const cuda::DeviceProperties properties = cuda::describe(i);
     Napi::Object device = Napi::Object::New(env);
     device.Set("name", properties.name);
-    device.Set("computeCapability", std::to_string(properties.major) + "." + std::to_string(properties.minor));
-    device.Set("totalBytes", static_cast<double>(properties.totalGlobalMem));
-    device.Set("multiprocessors", properties.multiProcessorCount);
+    device.Set("computeCapability", properties.computeCapability);
+    device.Set("totalBytes", static_cast<double>(properties.totalBytes));
+    device.Set("multiprocessors", properties.multiprocessors);
     list.Set(list.Length(), device);
   }
   result.Set("built", true);
@@ -50,9 +46,7 @@ napi_value deviceMemory(napi_env env, napi_callback_info raw) {
   return guarded(env, [&]() -> napi_value {
     Napi::CallbackInfo info(env, raw);
     cuda::CudaStream& stream = cudaStream(info, Context::of(env));
-    KVASIR_CUDA(cudaSetDevice(stream.ordinal()));
-    size_t free = 0, total = 0;
-    KVASIR_CUDA(cudaMemGetInfo(&free, &total));
+    const auto [free, total] = stream.memory();
     Napi::Object result = Napi::Object::New(env);
     result.Set("free", static_cast<double>(free));
     result.Set("total", static_cast<double>(total));

@@ -31,6 +31,12 @@ DeviceReport devices() {
   return report;
 }
 
+DeviceProperties describe(int device) {
+  cudaDeviceProp p{};
+  KVASIR_CUDA(cudaGetDeviceProperties(&p, device));
+  return {p.name, std::to_string(p.major) + "." + std::to_string(p.minor), static_cast<int64_t>(p.totalGlobalMem), p.multiProcessorCount};
+}
+
 CudaStream::CudaStream(int device) : device_(device) {
   const DeviceReport report = devices();
   if (device >= report.count) fail(kUnsupportedError, "CUDA device %d cannot be used: %s", device, report.count ? "there are fewer" : report.problem.c_str());
@@ -49,6 +55,13 @@ CudaStream::CudaStream(int device) : device_(device) {
 CudaStream::~CudaStream() { shutdown(); }
 
 void CudaStream::setDevice() const { KVASIR_CUDA(cudaSetDevice(device_)); }
+
+std::pair<int64_t, int64_t> CudaStream::memory() const {
+  setDevice();
+  size_t free = 0, total = 0;
+  KVASIR_CUDA(cudaMemGetInfo(&free, &total));
+  return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+}
 
 void* CudaStream::allocate(int64_t bytes) {
   setDevice();

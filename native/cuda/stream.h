@@ -23,6 +23,14 @@ struct DeviceReport {
 };
 DeviceReport devices();
 
+struct DeviceProperties {
+  std::string name;
+  std::string computeCapability;  // "9.0"
+  int64_t totalBytes;
+  int multiprocessors;
+};
+DeviceProperties describe(int device);
+
 class CudaStream final : public Stream {
  public:
   explicit CudaStream(int device);
@@ -43,6 +51,8 @@ class CudaStream final : public Stream {
   cudaStream_t handle() const { return stream_; }
   int ordinal() const { return device_; }
   int multiprocessors() const { return multiprocessors_; }
+  // Bytes free and in all on the device.
+  std::pair<int64_t, int64_t> memory() const;
   // Queues reading a file's tensor; later fences wait for it.
   void load(LoadJob job);
 
