@@ -3,19 +3,34 @@ import * as path from 'node:path';
 import { ERRORS, KvasirError, messageOf, type ErrorCode } from '../utils/errors';
 import type { NativeBinding } from './native';
 
-/** Where the addon is looked for, in this order. */
-export function addonCandidates(): string[] {
-  const root = path.resolve(__dirname, '..', '..');
-  return [path.join(root, 'build', 'Release', 'kvasir.node')];
+/** What NVIDIA's driver (or WSL's stand-in for it) leaves in the file system while it runs. */
+const DRIVER_FILES = ['/dev/nvidiactl', '/proc/driver/nvidia/version', '/dev/dxg'];
+
+/**
+ * Where the addon is looked for, in this order. With an NVIDIA driver the build with the CUDA backend comes first; without one the
+ * plain build, which is the one kept up to date there.
+ */
+export function addonCandidates(hasDriver = DRIVER_FILES.some((file) => fs.existsSync(file))): string[] {
+  const build = path.resolve(__dirname, '..', '..', 'build');
+  const plain = path.join(build, 'Release', 'kvasir.node');
+  const cuda = path.join(build, 'cuda', 'Release', 'kvasir.node');
+  return hasDriver ? [cuda, plain] : [plain, cuda];
 }
 
-/** One attempt to load the addon, for errors and `kvasir doctor`. */
+/** A candidate that was not used, for errors and `kvasir doctor`. */
 export interface LoadAttempt {
   readonly file: string;
-  readonly error: string | null;
+  readonly error: string;
 }
 
-let loaded: { binding: NativeBinding; file: string } | null = null;
+/** The addon in use, and the candidates before it that were not there or did not load. */
+export interface LoadedAddon {
+  readonly binding: NativeBinding;
+  readonly file: string;
+  readonly skipped: readonly LoadAttempt[];
+}
+
+let loaded: LoadedAddon | null = null;
 
 /**
  * Loads the addon; later calls return the same binding.
@@ -25,7 +40,7 @@ export function loadBinding(): NativeBinding {
   return loadAddon().binding;
 }
 
-export function loadAddon(): { binding: NativeBinding; file: string } {
+export function loadAddon(): LoadedAddon {
   if (loaded) return loaded;
   const attempts: LoadAttempt[] = [];
   for (const file of addonCandidates()) {
@@ -34,7 +49,7 @@ export function loadAddon(): { binding: NativeBinding; file: string } {
       continue;
     }
     try {
-      loaded = { binding: require(file) as NativeBinding, file };
+      loaded = { binding: require(file) as NativeBinding, file, skipped: attempts };
       return loaded;
     } catch (error) {
       attempts.push({ file, error: messageOf(error) });

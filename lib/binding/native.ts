@@ -14,6 +14,8 @@ export interface NativeOps {
   // copy
   copy(out: Row, x: Row): void;
   gatherRows(out: Row, x: Row, indices: Row): void;
+  scatterElements(out: Row, indices: Row, values: Row): void;
+  selectElements(out: Row, x: Row, indices: Row): void;
   fill(out: Row, value: number): void;
   fillRandom(out: Row, seed: number, scale: number): void;
   // rope

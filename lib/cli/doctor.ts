@@ -2,6 +2,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { loadAddon } from '../binding/load';
+import type { NativeCuda } from '../binding/native';
 import { cpuCount } from '../config/cpu-count';
 import { messageOf } from '../utils/errors';
 import { formatBytes, write, type CliIo } from './io';
@@ -14,7 +15,15 @@ export interface DoctorReport {
   readonly libc: string | null;
   readonly cpu: { readonly model: string; readonly cores: number; readonly threads: number; readonly isa: string | null; readonly bestIsa: string | null };
   readonly memory: { readonly totalBytes: number; readonly freeBytes: number; readonly limitBytes: number | null };
-  readonly addon: { readonly file: string | null; readonly error: string | null; readonly build: Readonly<Record<string, unknown>> | null };
+  readonly addon: {
+    readonly file: string | null;
+    readonly error: string | null;
+    readonly build: Readonly<Record<string, unknown>> | null;
+    /** Addons that come before it but could not be loaded. */
+    readonly failed: readonly { readonly file: string; readonly error: string }[];
+  };
+  /** null without an addon. */
+  readonly cuda: ReturnType<NativeCuda['cudaInfo']> | null;
 }
 
 /** Prints what Kvasir finds on this machine. @returns 0, or 1 when the native addon cannot be loaded. */
@@ -41,16 +50,24 @@ function examine(): DoctorReport {
     // Without a limit the system reports 0 or a number beyond any memory.
     memory: { totalBytes: os.totalmem(), freeBytes: os.freemem(), limitBytes: limit > 0 && limit < os.totalmem() ? limit : null },
     addon: addon.found,
+    cuda: addon.cuda,
   };
 }
 
-function examineAddon(): { found: DoctorReport['addon']; isa: { isa: string | null; bestIsa: string | null } } {
+interface AddonFindings {
+  readonly found: DoctorReport['addon'];
+  readonly isa: { readonly isa: string | null; readonly bestIsa: string | null };
+  readonly cuda: DoctorReport['cuda'];
+}
+
+function examineAddon(): AddonFindings {
   try {
-    const { binding, file } = loadAddon();
+    const { binding, file, skipped } = loadAddon();
     const build = readJson(file.replace(/\.node$/, '.json'));
-    return { found: { file, error: null, build }, isa: binding.cpuInfo() };
+    const failed = skipped.filter((attempt) => fs.existsSync(attempt.file));
+    return { found: { file, error: null, build, failed }, isa: binding.cpuInfo(), cuda: binding.cudaInfo() };
   } catch (error) {
-    return { found: { file: null, error: messageOf(error), build: null }, isa: { isa: null, bestIsa: null } };
+    return { found: { file: null, error: messageOf(error), build: null, failed: [] }, isa: { isa: null, bestIsa: null }, cuda: null };
   }
 }
 
@@ -67,13 +84,23 @@ function describe(report: DoctorReport): string {
     ['addon', addon.file ?? `not loaded: ${addon.error}`],
   ];
   if (addon.build !== null) rows.push(['built', buildLine(addon.build)]);
+  for (const { file, error } of addon.failed) rows.push(['not used', `${file}: ${error}`]);
+  if (report.cuda !== null) rows.push(...cudaLines(report.cuda).map((line): [string, string] => ['cuda', line]));
   return rows.map(([name, text]) => `${name.padEnd(10)}${text}\n`).join('');
 }
 
 function buildLine(build: Readonly<Record<string, unknown>>): string {
   const isa = Array.isArray(build.isa) ? build.isa.join(', ') : 'unknown';
+  const cuda = typeof build.cuda === 'string' ? `, CUDA ${build.cuda} for ${Array.isArray(build.archs) ? build.archs.join(', ') : 'unknown'}` : '';
   const commit = typeof build.commit === 'string' ? `, commit ${build.commit.slice(0, 12)}` : '';
-  return `version ${String(build.version)} with ${String(build.compiler)}, kernels for ${isa}${commit}`;
+  return `version ${String(build.version)} with ${String(build.compiler)}, kernels for ${isa}${cuda}${commit}`;
+}
+
+/** A line for each device, or one that says why there is none. */
+function cudaLines(cuda: NonNullable<DoctorReport['cuda']>): string[] {
+  if (!cuda.built) return ['not in this build of the addon'];
+  if (cuda.deviceCount === 0) return [`no device can be used: ${cuda.problem}`];
+  return cuda.devices.map((d) => `${d.name}, ${formatBytes(d.totalBytes)}, compute capability ${d.computeCapability}, ${d.multiprocessors} multiprocessors`);
 }
 
 /** For example "glibc 2.36"; null where the system does not say. */

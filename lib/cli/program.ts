@@ -102,7 +102,7 @@ function addBench(program: Command, io: CliIo): void {
 }
 
 function addDoctor(program: Command, io: CliIo, result: { code: number }): void {
-  const command = withVerbose(program.command('doctor').description('Show what Kvasir finds on this machine: Node.js, CPU, memory, native addon.'));
+  const command = withVerbose(program.command('doctor').description('Show what Kvasir finds on this machine: Node.js, CPU, memory, native addon, CUDA devices.'));
   command.option('--json', 'Print one JSON object.').action(async (given: Given) => {
     const { doctor } = require('./doctor') as typeof import('./doctor');
     result.code = await doctor({ json: given.json === true }, io);
@@ -111,8 +111,9 @@ function addDoctor(program: Command, io: CliIo, result: { code: number }): void 
 
 function addBuild(program: Command, result: { code: number }): void {
   const command = withVerbose(program.command('build').description('Build the native addon from the sources in the package.'));
-  command.action(async () => {
+  command.option('--cuda', 'With the CUDA backend; needs nvcc on PATH.');
+  command.action(async (given: Given) => {
     const { buildAddon } = require('./build') as typeof import('./build');
-    result.code = await buildAddon();
+    result.code = await buildAddon(given.cuda === true);
   });
 }

@@ -21,6 +21,7 @@ export interface EngineArgs {
   enablePrefixCaching?: boolean | null;
   enableChunkedPrefill?: boolean | null;
   schedulingPolicy?: SchedulingPolicy | null;
+  asyncScheduling?: boolean | null;
   tensorParallelSize?: number | null;
   numThreads?: number | null;
   loadFormat?: 'auto' | 'safetensors' | 'dummy' | null;
@@ -107,6 +108,10 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
   schedulingPolicy: {
     type: 'enum', default: 'fcfs', choices: ['fcfs', 'priority'], group: 'scheduler',
     help: 'Order of waiting requests: first come first served, or by priority (lower first).',
+  },
+  asyncScheduling: {
+    type: 'boolean', default: false, group: 'scheduler',
+    help: 'Plan and queue the next step while the device runs the current one (on by default on cuda).',
   },
   blockSize: {
     type: 'integer', default: 16, min: 16, max: 16, group: 'cache',

@@ -158,6 +158,7 @@ function resolveMaxModelLen(options: ValidatedEngineArgs, hf: HfModelFields): nu
  */
 function resolveScheduler(args: EngineArgs, options: ValidatedEngineArgs, maxModelLen: number, device: DeviceType): SchedulerConfig {
   const { enableChunkedPrefill } = options;
+  const asyncScheduling = isGiven(args, 'asyncScheduling') ? options.asyncScheduling : device === 'cuda';
   let { maxNumSeqs, maxNumBatchedTokens } = options;
   if (!isGiven(args, 'maxNumBatchedTokens')) {
     if (device === 'cuda') maxNumBatchedTokens = CUDA_BATCHED_TOKENS;
@@ -173,7 +174,7 @@ function resolveScheduler(args: EngineArgs, options: ValidatedEngineArgs, maxMod
       `option 'maxNumBatchedTokens': without chunked prefill expected at least maxModelLen (${maxModelLen}), received ${maxNumBatchedTokens}`,
     );
   }
-  return { maxNumBatchedTokens, maxNumSeqs, enableChunkedPrefill, policy: options.schedulingPolicy };
+  return { maxNumBatchedTokens, maxNumSeqs, enableChunkedPrefill, policy: options.schedulingPolicy, asyncScheduling };
 }
 
 function availableCores(): number {

@@ -29,6 +29,8 @@ export interface SchedulerConfig {
   maxNumSeqs: number;
   enableChunkedPrefill: boolean;
   policy: SchedulingPolicy;
+  /** The next step is planned and queued while the device runs the current one; sampled tokens stay on the device. */
+  asyncScheduling: boolean;
 }
 
 export interface ParallelConfig {

@@ -56,6 +56,7 @@ export function updateRequest(
   if (tokenId < 0) return newPromptLogprobs === null ? null : requestOutput(request, { newPromptLogprobs });
 
   request.appendOutputToken(tokenId);
+  request.numPendingTokens--;
   const logprobs = request.samplingParams.logprobs === null ? null : (out.logprobs[index] ?? null);
   return requestOutput(request, {
     newTokenIds: [tokenId],

@@ -25,6 +25,8 @@ export class Request {
   /** Prompt tokens found in the prefix cache at the first admission; null before it. */
   numCachedTokens: number | null = null;
   numPreemptions = 0;
+  /** Tokens that steps in flight are sampling: they come after {@link tokenIds} and are not known yet (asynchronous scheduling). */
+  numPendingTokens = 0;
   /** Prompt logprobs handed out so far: after a preemption they are computed again, but not reported again. */
   numPromptLogprobsReported = 0;
   /** Hashes of the full blocks of {@link tokenIds}, as far as they were needed. */

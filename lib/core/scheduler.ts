@@ -30,8 +30,8 @@ export interface SchedulerOptions {
  *
  * The work of a step depends on the requests that run, never on those that wait. The caller runs
  * `schedule() -> executor -> updateFromOutput()`; scheduling may be ahead of updating by some steps (in order): a request
- * whose next token is still unknown is passed over, and results for a request that was aborted or preempted meanwhile
- * are dropped.
+ * whose next token is still unknown is passed over, or with asynchronous scheduling goes on without its being known; results
+ * for a request that was aborted or preempted meanwhile are dropped.
  */
 export class Scheduler {
   readonly kvCache: KVCacheManager;
@@ -39,6 +39,7 @@ export class Scheduler {
   /** Prompt and output together: the model's limit, or where one request fills the whole pool (its last token needs no KV). */
   private readonly maxTotalTokens: number;
   private readonly maxModelLen: number;
+  private readonly asyncScheduling: boolean;
   private readonly requests = new Map<string, Request>();
   private readonly waiting: RequestQueue;
   private running: Request[] = [];
@@ -54,6 +55,7 @@ export class Scheduler {
   constructor(options: SchedulerOptions) {
     this.config = options.scheduler;
     this.maxModelLen = options.maxModelLen;
+    this.asyncScheduling = options.scheduler.asyncScheduling;
     checkLimits(options);
     this.kvCache = new KVCacheManager({
       numBlocks: options.numBlocks,
@@ -150,6 +152,8 @@ export class Scheduler {
     this.scheduleRunning(builder);
     // After a preemption the pool is full: admitting would only lead to the next preemption.
     if (this.numPreemptions === numPreemptionsBefore) this.scheduleWaiting(builder);
+    for (const [request, numTokens] of builder.entries())
+      if (request.numComputedTokens + numTokens === request.numTokens + request.numPendingTokens) request.numPendingTokens++;
     const { step, inFlight } = builder.build(this.removedRequestIds);
     this.removedRequestIds = [];
     this.inFlight.set(step, inFlight);
@@ -189,16 +193,28 @@ export class Scheduler {
     for (const request of this.running.slice()) {
       if (builder.budget === 0) break;
       if (request.status !== 'running') continue;
-      const numTokens = Math.min(request.numTokens - request.numComputedTokens, builder.budget);
-      // Computed up to its last known token, the next one still being sampled by a step in flight.
-      if (numTokens === 0) continue;
+      const numTokens = Math.min(this.schedulableTokens(request) - request.numComputedTokens, builder.budget);
+      // Computed up to its last token, the next one still being sampled by a step in flight.
+      if (numTokens <= 0) continue;
       const blocks = this.allocateOrPreempt(request, numTokens, builder);
       if (blocks !== null) builder.add(request, numTokens, blockIdsOf(blocks), false);
     }
     // Only now is it certain that these requests stay in the step, and their blocks will be written.
     for (const [request, numTokens] of builder.entries()) {
-      this.kvCache.cacheBlocks(request, request.numComputedTokens + numTokens);
+      // A block can be found by its tokens only when they are known.
+      this.kvCache.cacheBlocks(request, Math.min(request.numComputedTokens + numTokens, request.numTokens));
     }
+  }
+
+  /**
+   * Tokens of a running request that a step may compute: the known ones and, with asynchronous scheduling, those that steps
+   * in flight are sampling, unless one of them is certain to be the last.
+   */
+  private schedulableTokens(request: Request): number {
+    const { numTokens, numPendingTokens, numOutputTokens, samplingParams } = request;
+    if (!this.asyncScheduling || numPendingTokens === 0) return numTokens;
+    const ends = numOutputTokens + numPendingTokens >= samplingParams.maxTokens || numTokens + numPendingTokens >= this.maxTotalTokens;
+    return ends ? numTokens : numTokens + numPendingTokens;
   }
 
   /** Blocks for a running request, preempting others as needed; null when the request itself had to give way. */
@@ -227,6 +243,7 @@ export class Scheduler {
     this.kvCache.free(request);
     request.status = 'preempted';
     request.numComputedTokens = 0;
+    request.numPendingTokens = 0; // what steps in flight sample is dropped, and sampled again
     request.numPreemptions++;
     this.numPreemptions++;
     this.removedRequestIds.push(request.requestId);

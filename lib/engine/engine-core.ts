@@ -1,5 +1,5 @@
 import { Scheduler } from '../core/scheduler';
-import type { EngineCoreOutput, EngineCoreRequest, Executor, ExecutorInfo, ModelRunnerOutput, SchedulerStats } from '../core/types';
+import type { EngineCoreOutput, EngineCoreRequest, Executor, ExecutorInfo, ModelRunnerOutput, SchedulerOutput, SchedulerStats } from '../core/types';
 import type { VllmConfig } from '../config/vllm';
 import { KvasirError, messageOf } from '../utils/errors';
 
@@ -37,11 +37,14 @@ export class EngineCore {
   private dead: KvasirError | null = null;
   private closing: Promise<void> | null = null;
   private emptySteps = 0;
+  private readonly inFlight: { readonly step: SchedulerOutput; readonly result: Promise<ModelRunnerOutput> }[] = [];
 
   constructor(
     private readonly scheduler: Scheduler,
     private readonly executor: Executor,
     private readonly listener: EngineCoreListener,
+    /** Steps that the executor may hold at once: 2 with asynchronous scheduling. */
+    private readonly maxInFlight = 1,
   ) {}
 
   /** Loads the model. Errors of the executor pass through; what it had taken is freed. */
@@ -55,7 +58,7 @@ export class EngineCore {
     try {
       const info = await executor.initialize();
       const { cache, scheduler, model } = config;
-      const core = new EngineCore(new Scheduler({ cache, scheduler, maxModelLen: model.maxModelLen, numBlocks: info.numBlocks }), executor, listener);
+      const core = new EngineCore(new Scheduler({ cache, scheduler, maxModelLen: model.maxModelLen, numBlocks: info.numBlocks }), executor, listener, scheduler.asyncScheduling ? 2 : 1);
       return { core, info };
     } catch (error) {
       await executor.shutdown();
@@ -104,8 +107,9 @@ export class EngineCore {
     try {
       // A first turn of the event loop lets requests that arrive together start together.
       await nextTurn();
-      while (this.closing === null && (this.scheduler.hasUnfinishedRequests() || this.scheduler.hasRemovedRequests())) {
-        const outputs = await this.step();
+      while (this.inFlight.length > 0 || (this.closing === null && this.hasWork())) {
+        this.queueSteps();
+        const outputs = await this.finishStep();
         if (outputs.length > 0 && this.closing === null) this.listener.onOutputs(outputs);
         await nextTurn();
       }
@@ -117,15 +121,32 @@ export class EngineCore {
     }
   }
 
-  /** One step; also run empty, to let the executor drop what it holds of requests that are gone. */
-  private async step(): Promise<EngineCoreOutput[]> {
-    const step = this.scheduler.schedule();
-    const idle = step.totalNumScheduledTokens === 0;
-    this.emptySteps = idle && this.scheduler.hasUnfinishedRequests() ? this.emptySteps + 1 : 0;
-    // One empty step is possible (an abort just before it); more would spin for ever.
-    if (this.emptySteps > 2) throw new Error('the scheduler found nothing to run although requests are waiting');
-    const result = idle && step.removedRequestIds.length === 0 ? EMPTY_OUTPUT : await this.executor.executeModel(step);
-    return this.scheduler.updateFromOutput(step, result);
+  private hasWork(): boolean {
+    return this.scheduler.hasUnfinishedRequests() || this.scheduler.hasRemovedRequests();
+  }
+
+  /** Plans steps and hands them to the executor, which queues them: one, or with asynchronous scheduling one more than the running one. */
+  private queueSteps(): void {
+    while (this.closing === null && this.inFlight.length < this.maxInFlight && this.hasWork()) {
+      const step = this.scheduler.schedule();
+      const idle = step.totalNumScheduledTokens === 0;
+      const ahead = this.inFlight.length > 0;
+      this.emptySteps = idle && !ahead && this.scheduler.hasUnfinishedRequests() ? this.emptySteps + 1 : 0;
+      // One empty step is possible (an abort just before it); more would spin for ever.
+      if (this.emptySteps > 2) throw new Error('the scheduler found nothing to run although requests are waiting');
+      // An empty step still tells the executor to drop what it holds of requests that are gone.
+      const result = idle && step.removedRequestIds.length === 0 ? Promise.resolve(EMPTY_OUTPUT) : this.executor.executeModel(step);
+      result.catch(() => undefined); // heard of when its turn comes
+      this.inFlight.push({ step, result });
+      if (idle) return;
+    }
+  }
+
+  /** Waits for the oldest step and takes its results. */
+  private async finishStep(): Promise<EngineCoreOutput[]> {
+    const oldest = this.inFlight.shift();
+    if (oldest === undefined) return [];
+    return this.scheduler.updateFromOutput(oldest.step, await oldest.result);
   }
 }
 

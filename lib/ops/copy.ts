@@ -21,6 +21,16 @@ export function gatherRows(x: Tensor, indices: Tensor): Tensor {
   return out;
 }
 
+/** out[indices[i]] = values[i], in place. All int32 with one dimension; indices out of range store nothing. */
+export function scatterElements(out: Tensor, indices: Tensor, values: Tensor): void {
+  call('scatterElements', out, indices, values);
+}
+
+/** out[i] = x[indices[i]] where indices[i] >= 0, in place; the others stay. All int32 with one dimension. */
+export function selectElements(out: Tensor, x: Tensor, indices: Tensor): void {
+  call('selectElements', out, x, indices);
+}
+
 /** Every element = value. */
 export function fill(x: Tensor, value: number): void {
   call('fill', x, value);

@@ -1,5 +1,5 @@
 import type { PositionLogprobs } from '../core/types';
-import { cast } from '../ops/copy';
+import { cast, scatterElements } from '../ops/copy';
 import { sample, samplingLogprobs, samplingPenalties, type SampledLogprobs } from '../ops/sampling';
 import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
@@ -28,6 +28,8 @@ export interface SampleResult {
  */
 export class Sampler {
   readonly state: SamplerState;
+  /** int32 [maxNumSeqs]: the token last drawn for each state row; the next step may read it without its leaving the device. */
+  readonly lastTokens: Tensor;
   private readonly ids: Tensor;
   private readonly rows: Tensor;
   private readonly positions: Tensor;
@@ -38,6 +40,7 @@ export class Sampler {
     vocabSize: number,
   ) {
     this.state = new SamplerState(device, maxNumSeqs, vocabSize);
+    this.lastTokens = device.empty([maxNumSeqs], 'int32');
     this.ids = device.empty([maxNumSeqs], 'int32');
     this.rows = device.empty([maxNumSeqs], 'int32');
     this.positions = device.empty([maxNumSeqs], 'int32');
@@ -73,7 +76,7 @@ export class Sampler {
 
   dispose(): void {
     this.state.dispose();
-    for (const tensor of [this.ids, this.rows, this.positions]) tensor.disposeStorage();
+    for (const tensor of [this.lastTokens, this.ids, this.rows, this.positions]) tensor.disposeStorage();
   }
 
   private async queue(batch: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
@@ -92,6 +95,7 @@ export class Sampler {
     if (penalties && counts) samplingPenalties(logits, counts, this.state.params, this.rows);
     sample(this.ids, logits, this.state.params, this.state.seeds, this.positions, this.rows, penalties ? counts : null);
     const scores = topK >= 0 ? samplingLogprobs(raw, this.ids, topK) : null;
+    scatterElements(this.lastTokens, this.rows, this.ids);
     const tokenIds = this.ids.read().then((ids) => Array.from(ids as Int32Array));
     if (!scores) return { tokenIds: await tokenIds, logprobs: new Array<null>(n).fill(null) };
     const all = await readLogprobs(scores, tokenIds, topK);

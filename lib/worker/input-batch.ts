@@ -13,6 +13,8 @@ export interface RequestState {
   readonly numPromptTokens: number;
   readonly samplingParams: ResolvedSamplingParams;
   readonly blockIds: number[];
+  /** Tokens that steps in flight are sampling; they follow tokenIds. */
+  numPendingTokens: number;
 }
 
 /**
@@ -41,7 +43,7 @@ export class InputBatch {
     this.remove(data.requestId);
     const row = this.freeRows.pop();
     if (row === undefined) throw new KvasirError('ERR_KVASIR_NATIVE', 'more requests than maxNumSeqs were scheduled');
-    const request = { ...data, row, tokenIds: [...data.tokenIds], blockIds: [] };
+    const request = { ...data, row, tokenIds: [...data.tokenIds], blockIds: [], numPendingTokens: 0 };
     this.requests.set(data.requestId, request);
     return request;
   }
@@ -70,6 +72,7 @@ export class InputBatch {
       queryStartLoc: new Int32Array(numSeqs + 1),
       seqLens: new Int32Array(numSeqs),
       seqRows: new Int32Array(numSeqs),
+      feedbackRows: new Int32Array(numTokens).fill(-1),
     };
     for (let i = scheduled.length; i < numSeqs; i++) inputs.queryStartLoc[i + 1] = i + 1;
     let token = 0;
@@ -84,10 +87,12 @@ export class InputBatch {
     return inputs;
   }
 
-  private fillTokens(inputs: StepInputs, start: number, s: ScheduledRequest, { tokenIds, blockIds }: RequestState): void {
+  private fillTokens(inputs: StepInputs, start: number, s: ScheduledRequest, { tokenIds, blockIds, row }: RequestState): void {
     for (let i = 0; i < s.numScheduledTokens; i++) {
       const position = s.numComputedTokens + i;
-      inputs.inputIds[start + i] = tokenIds[position]!;
+      // A token that a step in flight is sampling is the last one of the request, and only the device knows it.
+      if (position < tokenIds.length) inputs.inputIds[start + i] = tokenIds[position]!;
+      else inputs.feedbackRows[start + i] = row;
       inputs.positions[start + i] = position;
       inputs.slotMapping[start + i] = BigInt(blockIds[Math.floor(position / this.blockSize)]! * this.blockSize + (position % this.blockSize));
     }

@@ -12,6 +12,8 @@ export interface StepInputs {
   readonly queryStartLoc: Int32Array;
   readonly seqLens: Int32Array;
   readonly seqRows: Int32Array;
+  /** Per token: the request row whose last sampled token it is, when only the device knows it; else -1. */
+  readonly feedbackRows: Int32Array;
 }
 
 /** Byte offsets of a step's inputs in one stretch of memory, for steps of at most this many tokens and requests. */
@@ -36,6 +38,7 @@ function layoutFor(start: number, numTokens: number, numSeqs: number): Layout {
     queryStartLoc: place(4 * (numSeqs + 1)),
     seqLens: place(4 * numSeqs),
     seqRows: place(4 * numSeqs),
+    feedbackRows: place(4 * numTokens),
   };
   return { offsets, bytes: end - start };
 }
@@ -47,6 +50,7 @@ const DTYPES: Readonly<Record<keyof StepInputs, DType>> = {
   queryStartLoc: 'int32',
   seqLens: 'int32',
   seqRows: 'int32',
+  feedbackRows: 'int32',
 };
 
 const NAMES = Object.keys(DTYPES) as (keyof StepInputs)[];
@@ -82,6 +86,10 @@ export class InputBuffers {
 
   get positions(): Tensor {
     return this.tensors.positions;
+  }
+
+  get feedbackRows(): Tensor {
+    return this.tensors.feedbackRows;
   }
 
   /** The shapes of the largest step, for planning. */
@@ -136,6 +144,7 @@ export class InputBuffers {
       queryStartLoc: numSeqs + 1,
       seqLens: numSeqs,
       seqRows: numSeqs,
+      feedbackRows: numTokens,
     };
     for (const name of NAMES) {
       const tensor = this.tensors[name];

@@ -4,17 +4,29 @@ import type { VllmConfig } from '../config/vllm';
 import type { ExecutorInfo, ModelRunnerOutput, PositionLogprobs, SchedulerOutput } from '../core/types';
 import { buildModel, disposeModel, loadModel, weightBytes } from '../loader/model-loader';
 import type { TextGenerationModel } from '../models/interfaces';
-import { gatherRows } from '../ops/copy';
+import { gatherRows, selectElements } from '../ops/copy';
 import { Sampler, type SampleRequest, type SampleResult } from '../sampling/sampler';
 import type { Device } from '../tensor/device';
 import type { Tensor } from '../tensor/tensor';
 import { Workspace } from '../tensor/workspace';
 import { KvasirError } from '../utils/errors';
 import { CudaGraphRunner, cudaGraphSizes } from './cuda-graphs';
-import { InputBatch } from './input-batch';
+import { InputBatch, type RequestState } from './input-batch';
 import { InputBuffers } from './input-buffers';
 import { KvCache } from './kv-cache';
 import { PromptLogprobs } from './prompt-logprobs';
+
+/** Sampling of a step that is queued: which of its requests get a token, and their states then. */
+interface QueuedSampling {
+  readonly indices: readonly number[];
+  readonly states: readonly RequestState[];
+  readonly result: Promise<SampleResult>;
+}
+
+/** Tokens of a request, those included that steps in flight are sampling. */
+function numTokens(request: RequestState): number {
+  return request.tokenIds.length + request.numPendingTokens;
+}
 
 /**
  * Runs steps of one model on one device (vllm GPUModelRunner): owns the weights, the KV cache, the workspaces and the
@@ -79,7 +91,7 @@ export class ModelRunner {
     promptLogprobs.catch(() => undefined); // if the next line throws, nobody awaits it; otherwise Promise.all hears of it
     const sampling = this.queueSampling(step, graphLogits);
     const [prompt, sampled] = await Promise.all([promptLogprobs, sampling.result]);
-    return this.collect(step, sampling.indices, sampled, prompt);
+    return this.collect(step, sampling, sampled, prompt);
   }
 
   /** Frees everything; the device is closed by its owner. */
@@ -99,7 +111,7 @@ export class ModelRunner {
   private decodeInGraph(step: SchedulerOutput): Tensor | null {
     const numSeqs = step.scheduled.length;
     if (!this.graphs || step.totalNumScheduledTokens !== numSeqs) return null;
-    if (step.scheduled.some((s) => s.numComputedTokens + 1 < this.batch.get(s.requestId).tokenIds.length)) return null;
+    if (step.scheduled.some((s) => s.numComputedTokens + 1 < numTokens(this.batch.get(s.requestId)))) return null;
     const size = this.graphs.paddedSize(numSeqs);
     if (size === null) return null;
     const attention = this.buffers().upload(this.batch.buildInputs(step, size));
@@ -119,7 +131,8 @@ export class ModelRunner {
   }
 
   private forward(attention: AttentionMetadata): Tensor {
-    const { inputIds, positions } = this.buffers();
+    const { inputIds, positions, feedbackRows } = this.buffers();
+    selectElements(inputIds, this.samplerOf().lastTokens, feedbackRows);
     return (this.hiddenStates = withForwardContext({ attention }, () => this.model.forward(inputIds, positions)));
   }
 
@@ -158,27 +171,31 @@ export class ModelRunner {
   }
 
   /** Samples for the requests whose last known token ran in this step. */
-  private queueSampling(step: SchedulerOutput, graphLogits: Tensor | null): { indices: number[]; result: Promise<SampleResult> } {
+  private queueSampling(step: SchedulerOutput, graphLogits: Tensor | null): QueuedSampling {
     const indices: number[] = [];
     const lastTokens: number[] = [];
     const requests: SampleRequest[] = [];
+    const states: RequestState[] = [];
     let token = 0;
     step.scheduled.forEach((s, i) => {
       token += s.numScheduledTokens;
-      const { row, tokenIds, numPromptTokens } = this.batch.get(s.requestId);
-      if (s.numComputedTokens + s.numScheduledTokens < tokenIds.length) return;
+      const request = this.batch.get(s.requestId);
+      const position = numTokens(request);
+      if (s.numComputedTokens + s.numScheduledTokens < position) return;
       indices.push(i);
       lastTokens.push(token - 1);
-      requests.push({ row, position: tokenIds.length, numOutputTokens: tokenIds.length - numPromptTokens });
+      requests.push({ row: request.row, position, numOutputTokens: position - request.numPromptTokens });
+      states.push(request);
+      request.numPendingTokens++;
     });
     // Without a token to draw the step must still be waited for, and its errors heard.
-    if (requests.length === 0) return { indices, result: this.device.synchronize().then(() => ({ tokenIds: [], logprobs: [] })) };
-    return { indices, result: this.samplerOf().sample(graphLogits ?? this.logitsAt(lastTokens), requests) };
+    if (requests.length === 0) return { indices, states, result: this.device.synchronize().then(() => ({ tokenIds: [], logprobs: [] })) };
+    return { indices, states, result: this.samplerOf().sample(graphLogits ?? this.logitsAt(lastTokens), requests) };
   }
 
   private collect(
     step: SchedulerOutput,
-    indices: readonly number[],
+    { indices, states }: QueuedSampling,
     sampled: SampleResult,
     promptLogprobs: ReadonlyMap<string, readonly PositionLogprobs[]>,
   ): ModelRunnerOutput {
@@ -188,13 +205,14 @@ export class ModelRunner {
     indices.forEach((index, i) => {
       const { requestId } = step.scheduled[index]!;
       const tokenId = sampled.tokenIds[i]!;
+      states[i]!.numPendingTokens--;
       if (tokenId < 0) {
         errors.set(requestId, 'the logits of the request hold NaN, or no token is possible');
         return;
       }
       sampledTokenIds[index] = tokenId;
       logprobs[index] = sampled.logprobs[i] ?? null;
-      this.batch.get(requestId).tokenIds.push(tokenId);
+      states[i]!.tokenIds.push(tokenId); // of a request that left meanwhile: nobody looks at it any more
     });
     return { sampledTokenIds, logprobs, promptLogprobs, errors };
   }

@@ -35,6 +35,8 @@ napi_value loadFromFile(napi_env env, napi_callback_info raw) {
 void registerCopy(Napi::Env env, Napi::Object exports) {
   op<ops::copy>(env, exports, "copy");
   op<ops::gatherRows>(env, exports, "gatherRows");
+  op<ops::scatterElements>(env, exports, "scatterElements");
+  op<ops::selectElements>(env, exports, "selectElements");
   op<ops::fill>(env, exports, "fill");
   op<ops::fillRandom>(env, exports, "fillRandom");
   exportFunction(env, exports, "loadFromFile", loadFromFile);

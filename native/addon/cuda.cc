@@ -3,13 +3,13 @@
 
 #include "addon/op.h"
 
-#ifdef KVASIR_CUDA
+#ifdef KVASIR_WITH_CUDA
 #include "cuda/stream.h"
 #endif
 
 namespace kvasir::addon {
 
-#ifdef KVASIR_CUDA
+#ifdef KVASIR_WITH_CUDA
 
 std::shared_ptr<Stream> createCudaStream(int device) { return std::make_shared<cuda::CudaStream>(device); }
 
@@ -101,7 +101,7 @@ namespace {
 // cudaInfo(): { built, deviceCount, problem, devices: [{ name, computeCapability, totalBytes, multiprocessors }] }
 napi_value cudaInfo(napi_env env, napi_callback_info) {
   return guarded(env, [&]() -> napi_value {
-#ifdef KVASIR_CUDA
+#ifdef KVASIR_WITH_CUDA
     return describeDevices(env);
 #else
     Napi::Object result = Napi::Object::New(env);
@@ -118,7 +118,7 @@ napi_value cudaInfo(napi_env env, napi_callback_info) {
 
 void registerCuda(Napi::Env env, Napi::Object exports) {
   exportFunction(env, exports, "cudaInfo", cudaInfo);
-#ifdef KVASIR_CUDA
+#ifdef KVASIR_WITH_CUDA
   exportFunction(env, exports, "deviceMemory", deviceMemory);
   exportFunction(env, exports, "beginCapture", beginCapture);
   exportFunction(env, exports, "endCapture", endCapture);

@@ -110,6 +110,20 @@ void gatherRows(Pool& pool, const Tensor& out, const Tensor& x, const Tensor& in
   });
 }
 
+void scatterElements(Pool&, const Tensor& out, const Tensor& indices, const Tensor& values) {
+  for (int64_t i = 0; i < indices.dims[0]; ++i) {
+    const int32_t index = indices.ptr<int32_t>()[i];
+    if (index >= 0 && index < out.dims[0]) out.ptr<int32_t>()[index] = values.ptr<int32_t>()[i];
+  }
+}
+
+void selectElements(Pool&, const Tensor& out, const Tensor& x, const Tensor& indices) {
+  for (int64_t i = 0; i < indices.dims[0]; ++i) {
+    const int32_t index = indices.ptr<int32_t>()[i];
+    if (index >= 0 && index < x.dims[0]) out.ptr<int32_t>()[i] = x.ptr<int32_t>()[index];
+  }
+}
+
 void fill(Pool& pool, const Tensor& out, double value) {
   char element[8] = {};
   switch (out.dtype) {

@@ -15,6 +15,8 @@ void addRmsNorm(CudaStream& stream, const Tensor& out, const Tensor& x, const Te
 // copy.cu
 void copy(CudaStream& stream, const Tensor& out, const Tensor& x);
 void gatherRows(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& indices);
+void scatterElements(CudaStream& stream, const Tensor& out, const Tensor& indices, const Tensor& values);
+void selectElements(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& indices);
 void fill(CudaStream& stream, const Tensor& out, double value);
 void fillRandom(CudaStream& stream, const Tensor& out, int64_t seed, double scale);
 void loadFromFile(CudaStream& stream, const Tensor& out, const FileView& source);

@@ -1,5 +1,7 @@
 #include "ops/copy.h"
 
+#include <utility>
+
 #include "core/shape.h"
 #include "cpu/copy.h"
 #include "ops/launch.h"
@@ -33,6 +35,22 @@ void gatherRows(Stream& stream, const Tensor& out, const Tensor& x, const Tensor
   s.sameDtype("out", out, "x", x).dtype("indices", indices, DType::Int32).denseRows("x", x).denseRows("out", out);
   s.contiguous("indices", indices);
   KVASIR_LAUNCH(stream, gatherRows, out, x, indices);
+}
+
+void scatterElements(Stream& stream, const Tensor& out, const Tensor& indices, const Tensor& values) {
+  Shapes s("scatterElements");
+  s.bind("indices", indices, {"count"}).bind("values", values, {"count"}).bind("out", out, {""});
+  for (const auto& [name, tensor] : {std::pair{"out", &out}, std::pair{"indices", &indices}, std::pair{"values", &values}})
+    s.dtype(name, *tensor, DType::Int32).contiguous(name, *tensor);
+  KVASIR_LAUNCH(stream, scatterElements, out, indices, values);
+}
+
+void selectElements(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& indices) {
+  Shapes s("selectElements");
+  s.bind("out", out, {"count"}).bind("indices", indices, {"count"}).bind("x", x, {""});
+  for (const auto& [name, tensor] : {std::pair{"out", &out}, std::pair{"x", &x}, std::pair{"indices", &indices}})
+    s.dtype(name, *tensor, DType::Int32).contiguous(name, *tensor);
+  KVASIR_LAUNCH(stream, selectElements, out, x, indices);
 }
 
 void fill(Stream& stream, const Tensor& out, double value) {

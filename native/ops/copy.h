@@ -12,6 +12,12 @@ void copy(Stream& stream, const Tensor& out, const Tensor& x);
 // out[i, :] = x[indices[i], :].  out [numRows, width], x [numTokens, width], indices int32 [numRows]; an index out of range gives zeros.
 void gatherRows(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& indices);
 
+// out[indices[i]] = values[i]: out, values, indices int32, one dimension; an index out of range stores nothing.
+void scatterElements(Stream& stream, const Tensor& out, const Tensor& indices, const Tensor& values);
+
+// out[i] = x[indices[i]] where indices[i] >= 0, else out[i] stays. int32, one dimension; an index past the end changes nothing.
+void selectElements(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& indices);
+
 // Every element = value.
 void fill(Stream& stream, const Tensor& out, double value);
 

@@ -22,7 +22,7 @@ void launchCpu(Stream& stream, const char* name, void (*kernel)(cpu::Pool&, P...
 
 }  // namespace kvasir::ops
 
-#ifdef KVASIR_CUDA
+#ifdef KVASIR_WITH_CUDA
 #include "cuda/kernels.h"
 #define KVASIR_LAUNCH(stream, kernel, ...)                                                                        \
   ((stream).device() == ::kvasir::Device::Cuda ? ::kvasir::cuda::kernel(::kvasir::cuda::of(stream), __VA_ARGS__) \

@@ -39,6 +39,7 @@ export class ForwardHarness {
         queryStartLoc: Int32Array.of(0, n),
         seqLens: Int32Array.of(n),
         seqRows: Int32Array.of(0),
+        feedbackRows: Int32Array.from(promptIds, () => -1),
       });
       const logits = inScope(scope, () =>
         this.model.computeLogits(withForwardContext({ attention }, () => this.model.forward(inputs.inputIds, inputs.positions))),

@@ -1,7 +1,8 @@
 import { kvCacheWrite } from '../../lib/ops/cache';
+import { output } from '../../lib/ops/run';
 import { narrow, reshape } from '../../lib/tensor/views';
 import { CACHE_CASES, cacheReference, PAGE_TOKENS } from './cases/cache';
-import { OpBench, randomValues, roundTo } from './harness';
+import { itOn, OpBench, randomValues, roundTo } from './harness';
 
 describe('kvCacheWrite', () => {
   it.each(CACHE_CASES.map((c) => [`${c.dtype} ${c.numKvHeads}x${c.headDim}, ${c.slots.length} tokens`, c] as const))('%s', async (_name, c) => {
@@ -23,6 +24,19 @@ describe('kvCacheWrite', () => {
     const actual = await bench.values(cache);
     expect(actual).toHaveLength(expected.length);
     expect(actual.findIndex((value, i) => !Object.is(value, expected[i]))).toBe(-1);
+    await bench.close();
+  });
+
+  itOn('cuda')('reaches blocks beyond 2^31 elements', async () => {
+    const bench = new OpBench();
+    const [numBlocks, heads, headDim] = [70_000, 8, 128];
+    const cache = bench.run(() => output([numBlocks, 2, heads, PAGE_TOKENS, headDim], 'bfloat16'));
+    const [k, v] = [1, 2].map((seed) => roundTo('bfloat16', randomValues(heads * headDim, seed)));
+    const tensors = [k!, v!].map((values) => bench.float('bfloat16', [1, heads, headDim], values));
+    bench.run(() => kvCacheWrite(cache, tensors[0]!, tensors[1]!, bench.ints('int64', [1], [numBlocks * PAGE_TOKENS - 1])));
+    const last = { dtype: 'bfloat16' as const, numKvHeads: heads, headDim, numBlocks: 1, slots: [PAGE_TOKENS - 1] };
+    const expected = cacheReference(last, k!, v!).map((x) => (Number.isNaN(x) ? 0 : x)); // fresh memory is zero
+    expect(await bench.values(bench.run(() => narrow(cache, 0, numBlocks - 1, 1)))).toEqual(expected);
     await bench.close();
   });
 

@@ -1,10 +1,17 @@
 import { loadBinding } from '../../lib/binding/load';
-import type { DType } from '../../lib/config/vllm';
+import type { DeviceType, DType } from '../../lib/config/vllm';
 import { Device, liveStorages } from '../../lib/tensor/device';
-import { inScope, TemporaryScope } from '../../lib/tensor/scope';
+import { DTYPE_BYTES, viewOf } from '../../lib/tensor/dtype';
+import { inScope, TemporaryScope, tensorScope } from '../../lib/tensor/scope';
 import type { Tensor } from '../../lib/tensor/tensor';
 
 export type FloatType = 'float32' | 'float16' | 'bfloat16';
+
+/** Which backend the op tests check: KVASIR_TEST_DEVICE=cuda runs the same case tables on a GPU. */
+export const TEST_DEVICE: DeviceType = process.env.KVASIR_TEST_DEVICE === 'cuda' ? 'cuda' : 'cpu';
+
+/** `it`, or `it.skip` with the name visible, for what concerns one backend only. */
+export const itOn = (device: DeviceType): jest.It => (TEST_DEVICE === device ? it : (it.skip as jest.It));
 
 /** Relative L2 error allowed against a float64 reference of the same (rounded) inputs. */
 export const TOLERANCE: Record<FloatType, number> = { float32: 1e-5, float16: 4e-3, bfloat16: 4e-3 };
@@ -89,7 +96,7 @@ export class OpBench {
   private readonly liveBefore = liveStorages().count;
 
   constructor(threads = 2) {
-    this.device = Device.create('cpu', threads);
+    this.device = Device.create(TEST_DEVICE, threads);
     this.scope = new TemporaryScope(this.device);
   }
 
@@ -114,8 +121,13 @@ export class OpBench {
   poisoned(dtype: DType, shape: readonly number[]): Tensor {
     const tensor = this.run(() => this.scope.allocate(shape, dtype));
     const bytes = new Uint8Array(tensor.storage!.bytes).fill(0xff);
-    tensor.write(dtype === 'float32' ? new Float32Array(bytes.buffer) : new Uint16Array(bytes.buffer));
+    tensor.write(viewOf(dtype, bytes.buffer));
     return tensor;
+  }
+
+  /** A view with any strides (in elements), `offset` elements into `base`. */
+  view(base: Tensor, offset: number, shape: readonly number[], strides: readonly number[]): Tensor {
+    return this.run(() => tensorScope().view(base, base.byteOffset + offset * DTYPE_BYTES[base.dtype], shape, strides));
   }
 
   /** The elements as float64. */
@@ -123,7 +135,7 @@ export class OpBench {
     const raw = await tensor.read();
     if (tensor.dtype === 'bfloat16') return Float64Array.from(raw as Uint16Array, fromBf16Bits);
     if (tensor.dtype === 'float16') return Float64Array.from(raw as Uint16Array, fromF16Bits);
-    return Float64Array.from(raw as Float32Array, Number);
+    return Float64Array.from(raw as ArrayLike<number>, Number);
   }
 
   async close(): Promise<void> {
@@ -133,8 +145,9 @@ export class OpBench {
   }
 }
 
-/** Runs a body once per instruction set level that this machine has, portable first; restores the best afterwards. */
+/** Runs a body once per instruction set level that this machine has, portable first; restores the best afterwards. Once on a GPU. */
 export async function forEachIsa(body: (name: string) => Promise<void>): Promise<void> {
+  if (TEST_DEVICE !== 'cpu') return body(TEST_DEVICE);
   const binding = loadBinding();
   const seen = new Set<string>();
   try {

@@ -1,7 +1,9 @@
+import { cast } from '../../lib/ops/copy';
 import { rope } from '../../lib/ops/rope';
+import type { Tensor } from '../../lib/tensor/tensor';
 import { reshape, split } from '../../lib/tensor/views';
 import { ROPE_CASES, ROPE_MAX_POSITION, ropeReference } from './cases/rope';
-import { forEachIsa, OpBench, randomValues, relativeL2, roundTo, TOLERANCE } from './harness';
+import { forEachIsa, itOn, OpBench, randomValues, relativeL2, roundTo, TOLERANCE } from './harness';
 
 const positionsOf = (numTokens: number): number[] => Array.from({ length: numTokens }, (_, t) => (t * 7 + 3) % ROPE_MAX_POSITION);
 
@@ -52,14 +54,51 @@ describe('rope', () => {
     await bench.close();
   });
 
-  it.each([-1, ROPE_MAX_POSITION])('rejects position %d at the next fence and rotates nothing', async (position) => {
-    const bench = new OpBench();
-    const x = randomValues(2 * 16, 5);
+  /** Two tokens of random numbers, rotated at positions 1 and `position`; a fence has yet to come. */
+  const rotateAt = (bench: OpBench, dtype: 'int32' | 'int64', position: number): { q: Tensor; x: Float64Array } => {
+    const x = roundTo('bfloat16', randomValues(2 * 16, 5));
     const q = bench.float('bfloat16', [2, 1, 16], x);
     const table = bench.float('float32', [ROPE_MAX_POSITION, 16], randomValues(ROPE_MAX_POSITION * 16, 6));
-    bench.run(() => rope(bench.ints('int32', [2], [0, position]), q, null, table, true));
+    bench.run(() => rope(bench.ints(dtype, [2], [1, position]), q, null, table, true));
+    return { q, x };
+  };
+
+  itOn('cpu').each([-1, ROPE_MAX_POSITION])('rejects position %d at the next fence and rotates nothing', async (position) => {
+    const bench = new OpBench();
+    const { q, x } = rotateAt(bench, 'int32', position);
     await expect(bench.device.synchronize()).rejects.toMatchObject({ code: 'ERR_KVASIR_TENSOR' });
-    expect(await bench.values(q)).toEqual(roundTo('bfloat16', x));
+    expect(await bench.values(q)).toEqual(x);
+    await bench.close();
+  });
+
+  // A kernel reports no errors, and the rows that pad a batch must not fail.
+  itOn('cuda').each([
+    ['int32', -1],
+    ['int32', ROPE_MAX_POSITION],
+    ['int64', 2 ** 32 + 1],
+  ] as const)('leaves a token at %s position %d as it is', async (dtype, position) => {
+    const bench = new OpBench();
+    const { q, x } = rotateAt(bench, dtype, position);
+    const result = await bench.values(q);
+    expect(result.slice(16)).toEqual(x.slice(16));
+    expect(result.slice(0, 16)).not.toEqual(x.slice(0, 16));
+    await bench.close();
+  });
+
+  it('rotates rows that do not start at 16 bytes as it does aligned ones', async () => {
+    const bench = new OpBench();
+    const values = roundTo('float16', randomValues(5 * 2 * 32, 7));
+    const table = bench.float('float32', [ROPE_MAX_POSITION, 32], randomValues(ROPE_MAX_POSITION * 32, 8));
+    const at = bench.ints('int32', [5], positionsOf(5));
+    const aligned = bench.float('float16', [5, 2, 32], values);
+    const wide = bench.float('float16', [5 * 65 + 1], Float64Array.from({ length: 5 * 65 + 1 }, (_, i) => values[Math.floor((i - 1) / 65) * 64 + ((i - 1) % 65)] ?? 0));
+    const shifted = bench.view(wide, 1, [5, 2, 32], [65, 32, 1]);
+    bench.run(() => {
+      rope(at, aligned, null, table, false);
+      rope(at, shifted, null, table, false);
+    });
+    const back = bench.run(() => cast(shifted, 'float16'));
+    expect(await bench.values(back)).toEqual(await bench.values(aligned));
     await bench.close();
   });
 

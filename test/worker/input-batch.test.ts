@@ -80,7 +80,29 @@ describe('the inputs of a step', () => {
       queryStartLoc: Int32Array.of(0, 1, 7),
       seqLens: Int32Array.of(5, 9),
       seqRows: Int32Array.of(1, 0),
+      feedbackRows: new Int32Array(7).fill(-1),
     });
+  });
+
+  it('a token that is still being sampled comes from the request\'s row on the device', () => {
+    const batch = new InputBatch(4, BLOCK);
+    batch.add(request('other', [1]));
+    const state = batch.add(request('ahead', [10, 11, 12]));
+    state.blockIds.push(3);
+    state.numPendingTokens = 1;
+    const inputs = batch.buildInputs(step(share('ahead', 3, 1)));
+    expect(inputs.inputIds).toEqual(Int32Array.of(0));
+    expect(inputs.feedbackRows).toEqual(Int32Array.of(state.row));
+    expect(inputs.seqLens).toEqual(Int32Array.of(4));
+  });
+
+  it('padding neither writes nor reads KV', () => {
+    const batch = new InputBatch(4, BLOCK);
+    batch.add(request('a', [10, 11])).blockIds.push(3);
+    const inputs = batch.buildInputs(step(share('a', 1, 1)), 4);
+    expect(inputs.slotMapping).toEqual(BigInt64Array.of(BigInt(3 * BLOCK + 1), -1n, -1n, -1n));
+    expect(inputs.seqLens).toEqual(Int32Array.of(2, 0, 0, 0));
+    expect(inputs.queryStartLoc).toEqual(Int32Array.of(0, 1, 2, 3, 4));
   });
 
   it('the chunks of a prompt give the slots that the whole prompt would get', () => {

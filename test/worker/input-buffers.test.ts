@@ -32,6 +32,7 @@ function inputs(numTokens: number, numSeqs: number, first: number): StepInputs {
     queryStartLoc: ints(numSeqs + 1, 200),
     seqLens: ints(numSeqs, 300),
     seqRows: ints(numSeqs, 400),
+    feedbackRows: ints(numTokens, 500),
   };
 }
 
@@ -45,7 +46,7 @@ describe('InputBuffers', () => {
       const step = inputs(numTokens, numSeqs, numTokens * 1000);
       const metadata = buffers.upload(step);
       expect(metadata).toMatchObject({ numTokens, numSeqs });
-      const values = await Promise.all([buffers.inputIds, buffers.positions, metadata.slotMapping, metadata.queryStartLoc, metadata.seqLens, metadata.seqRows].map((t) => t.read()));
+      const values = await Promise.all([buffers.inputIds, buffers.positions, metadata.slotMapping, metadata.queryStartLoc, metadata.seqLens, metadata.seqRows, buffers.feedbackRows].map((t) => t.read()));
       expect(values).toEqual(Object.values(step));
       expect(tensors().map((t) => t.storage)).toEqual(places);
     }

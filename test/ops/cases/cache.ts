@@ -1,4 +1,4 @@
-import type { FloatType } from '../harness';
+import { type FloatType, TEST_DEVICE } from '../harness';
 
 export const PAGE_TOKENS = 16;
 
@@ -26,8 +26,9 @@ export const CACHE_CASES: readonly CacheCase[] = (['float32', 'float16', 'bfloat
   ]),
 );
 
-/** Where the CPU backend keeps dimension d of a token inside a page (native/cpu/cache_layout.h). */
+/** Where the backend keeps dimension d of a token inside a page (native/cpu/cache_layout.h, native/cuda/cache_layout.cuh). */
 export function pageIndex(dtype: FloatType, headDim: number, kind: 'k' | 'v', token: number, d: number): number {
+  if (TEST_DEVICE === 'cuda') return token * headDim + d;
   if (dtype !== 'bfloat16') return kind === 'k' ? d * PAGE_TOKENS + token : token * headDim + d;
   return kind === 'k' ? (Math.floor(d / 2) * PAGE_TOKENS + token) * 2 + (d % 2) : (Math.floor(token / 2) * headDim + d) * 2 + (token % 2);
 }

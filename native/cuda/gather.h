@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "core/tensor.h"
+
+namespace kvasir::cuda {
+
+// out[i, :] = x[ids[i] - start, :], zeros where that row does not exist. out [numRows, width], x [numTableRows, width], both with dense
+// rows; ids int32 [numRows] contiguous. out has x's dtype, or float32 of a 16-bit x. Queues one kernel.
+void gather(cudaStream_t stream, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start);
+
+}  // namespace kvasir::cuda

@@ -1,0 +1,121 @@
+#include "cuda/gemm/context.h"
+
+#include <algorithm>
+
+#include "cuda/stream.h"
+
+namespace kvasir::cuda {
+
+namespace {
+
+constexpr int64_t kAlignment = 16;
+constexpr int64_t kWorkspaceBytes = 64 << 20;  // more than the library asks for, and more than the L2 cache: see pickFastest
+
+bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kAlignment == 0; }
+
+bool isCapturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  KVASIR_CUDA(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace
+
+struct GemmContext::Problem {
+  GemmArgs args;
+  DType dtype;
+  DType biasType;
+  bool inputsAligned;
+  bool cublasLtTakesIt;  // outputs and bias are as the library wants them
+};
+
+GemmContext::GemmContext(CudaStream& stream) : stream_(stream) {}
+
+GemmContext::~GemmContext() {
+  plans_.reset();
+  if (workspace_) stream_.deallocate(workspace_, kWorkspaceBytes);
+}
+
+void GemmContext::configure(GemmOptions options) {
+  const bool sameLibrary = options.useCublasLt == options_.useCublasLt && options.cublasLtPath == options_.cublasLtPath;
+  options_ = std::move(options);
+  plans_.reset();
+  if (sameLibrary && library_) plans_ = std::make_unique<LtPlans>(*library_, workspace_, kWorkspaceBytes, LtSettings{options_.batchInvariant, options_.tune});
+  if (sameLibrary) return;
+  library_.reset();
+  started_ = false;
+}
+
+void GemmContext::start() {
+  if (started_) return;
+  started_ = true;
+  if (!options_.useCublasLt) {
+    report_ = "cuBLASLt is switched off: own kernels are used";
+    return;
+  }
+  KVASIR_CUDA(cudaSetDevice(stream_.ordinal()));
+  library_ = CublasLt::load(options_.cublasLtPath, report_);
+  if (!library_) return;
+  if (!workspace_) workspace_ = stream_.allocate(kWorkspaceBytes);
+  plans_ = std::make_unique<LtPlans>(*library_, workspace_, kWorkspaceBytes, LtSettings{options_.batchInvariant, options_.tune});
+}
+
+std::string GemmContext::report() {
+  start();
+  return report_;
+}
+
+GemmContext::Problem GemmContext::problem(const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias) const {
+  Problem p{};
+  const int64_t m = x.dims[0], n = out.dims[1], k = x.dims[1];
+  // The stride of a single row says nothing, but the library wants one that is not shorter than the row.
+  const auto stride = [](const Tensor& t) { return t.dims[0] > 1 ? t.strides[0] : std::max(t.strides[0], t.dims[1]); };
+  p.args = {x.data, weight.data, bias ? bias->data : nullptr, out.data, m, n, k, stride(x), stride(weight), stride(out),
+            bias && bias->dtype == DType::Float32, out.dtype == DType::Float32};
+  p.dtype = x.dtype;
+  p.biasType = bias ? bias->dtype : x.dtype;
+  const int64_t width = kAlignment / elementSize(x.dtype), outWidth = kAlignment / elementSize(out.dtype);
+  p.inputsAligned = aligned(x.data) && aligned(weight.data) && k % width == 0 && p.args.xStride % width == 0 && p.args.weightStride % width == 0;
+  const bool outAligned = aligned(out.data) && p.args.outStride % outWidth == 0;
+  // Its bias is of the output's type; for a float32 output another bias is added afterwards without loss.
+  const bool biasFits = !bias || out.dtype == DType::Float32 || (bias->dtype == out.dtype && aligned(bias->data));
+  p.cublasLtTakesIt = outAligned && biasFits;
+  return p;
+}
+
+GemmPath GemmContext::choose(const Problem& p, bool capturing) {
+  // Loading a library and allocating its workspace are not for a graph; a model is always run once before it is captured.
+  if (!capturing) start();
+  const GemmArgs& a = p.args;
+  return chooseGemm(a.m, a.n, a.k, p.dtype, p.inputsAligned, plans_ && p.cublasLtTakesIt, options_.batchInvariant);
+}
+
+bool GemmContext::runCublasLt(const Problem& p, bool capturing) {
+  GemmArgs args = p.args;
+  const bool addBias = args.bias && args.outFloat && !(args.biasFloat && aligned(args.bias));
+  if (addBias) args.bias = nullptr;
+  if (!plans_->run(args, p.dtype, stream_.handle(), capturing)) return false;
+  if (addBias) launchAddBias(p.args, p.biasType, stream_.handle());
+  return true;
+}
+
+void GemmContext::linear(const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
+  const Problem p = problem(out, x, weight, bias);
+  if (p.args.m == 0 || p.args.n == 0) return;
+  const bool capturing = isCapturing(stream_.handle());
+  const cudaStream_t stream = stream_.handle();
+  switch (choose(p, capturing)) {
+    case GemmPath::Gemv: return launchGemv(p.args, p.dtype, gemvWarps(p.args.n, p.args.k, elementSize(p.dtype)), stream);
+    case GemmPath::TensorCore: return launchMmaGemm(p.args, p.dtype, stream);
+    case GemmPath::Fma: return launchFmaGemm(p.args, p.dtype, stream);
+    case GemmPath::CublasLt:
+      if (runCublasLt(p, capturing)) return;
+      return p.dtype == DType::Float32 ? launchFmaGemm(p.args, p.dtype, stream) : launchMmaGemm(p.args, p.dtype, stream);
+  }
+}
+
+GemmPath GemmContext::path(const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
+  return choose(problem(out, x, weight, bias), isCapturing(stream_.handle()));
+}
+
+}  // namespace kvasir::cuda
