@@ -40,6 +40,7 @@ const scenario = fc.record({
   enableChunkedPrefill: fc.boolean(),
   enablePrefixCaching: fc.boolean(),
   policy: fc.constantFrom('fcfs' as const, 'priority' as const),
+  asyncScheduling: fc.boolean(),
   hashLength: fc.constantFrom(0, 1, 44),
   /** Steps planned ahead of their results. */
   depth: fc.constantFrom(1, 1, 2, 3),
