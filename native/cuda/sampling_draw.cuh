@@ -80,7 +80,7 @@ __device__ __forceinline__ uint32_t hopefulTokens(const float v[4][4], float low
 
 // The token with the largest score among those with keys up to `lastKey`, the lowest id on ties. A warp takes 512 tokens at a time;
 // four lanes share a block of 64, each with 4 counters, so that a random number is computed for 4 tokens at once.
-__device__ __noinline__ uint32_t draw(const Row& row, uint32_t lastKey, DrawKey key) {
+__device__ __noinline__ uint32_t draw(const Row row, uint32_t lastKey, DrawKey key) {
   const bool aligned = reinterpret_cast<uintptr_t>(row.x) % 16 == 0;
   const float lowest = -__uint_as_float(lastKey);
   const uint32_t lane = threadIdx.x % 32, blocks = row.n / 64 + (row.n % 64 ? 1 : 0);

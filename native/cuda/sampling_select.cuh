@@ -40,6 +40,12 @@ struct Histogram {
   __device__ __forceinline__ Word sum(uint32_t bin) const { return static_cast<Word>(high[bin]) << 32 | low[bin]; }
 };
 
+// The block's. Not handed to functions that are not inlined: its address must stay known to be in shared memory.
+__device__ __forceinline__ Histogram& sharedHistogram() {
+  __shared__ Histogram histogram;
+  return histogram;
+}
+
 // Two ways to weigh a token: top-k counts it, top-p takes its mass. A token stays while the weight of the more probable ones is less
 // than target(); atLeast() is not more than the weight of a token with this key.
 struct CountWeight {
@@ -79,7 +85,7 @@ struct Place {
 
 // Adds the row's keys of a range to the cleared histogram: linear bins, or `shift` low bits of key - range.low per bin.
 template <class W>
-__device__ void fillHistogram(const Row& row, const KeyRange& range, bool linear, uint32_t shift, const W& weight, Histogram& histogram) {
+__device__ __forceinline__ void fillHistogram(const Row& row, const KeyRange& range, bool linear, uint32_t shift, const W& weight, Histogram& histogram) {
   for (uint32_t i = threadIdx.x; i < kBins; i += kThreads) histogram.low[i] = histogram.high[i] = 0;
   __syncthreads();
   forRow(row.x, row.n, [&](float x, uint32_t) {
@@ -110,7 +116,8 @@ __device__ __forceinline__ Place findBin(const Histogram& histogram, Word need, 
 // The largest key that stays, among keys up to `bound`: all tokens with keys up to the result stay, no others. Usually one pass over the
 // row; where the last bin holds several tokens that differ, it is split again, up to the exact key.
 template <class W>
-__device__ __noinline__ uint32_t lastKey(const Row& row, uint32_t bound, const W& weight, Histogram& histogram) {
+__device__ __noinline__ uint32_t lastKey(const Row row, uint32_t bound, const W weight) {
+  Histogram& histogram = sharedHistogram();
   KeyRange range{0, bound, 0};
   Word target = 0;
   for (bool linear = true;; linear = false) {

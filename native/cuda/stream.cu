@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cuda/check.h"
+#include "cuda/gemm/context.h"
 
 namespace kvasir::cuda {
 
@@ -49,6 +50,7 @@ CudaStream::CudaStream(int device) : device_(device) {
   KVASIR_CUDA(cudaMemPoolCreate(&pool_, &properties));
   uint64_t keep = UINT64_MAX;  // small results of every step: never give memory back in between
   KVASIR_CUDA(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep));
+  gemm_ = std::make_unique<GemmContext>(*this);
   waiter_ = std::thread([this] { waitLoop(); });
 }
 
@@ -174,6 +176,7 @@ void CudaStream::shutdown() {
   wake_.notify_one();
   if (waiter_.joinable()) waiter_.join();
   loader_.reset();
+  gemm_.reset();
   for (cudaGraphExec_t graph : graphs_)
     if (graph) cudaGraphExecDestroy(graph);
   graphs_.clear();
@@ -182,20 +185,28 @@ void CudaStream::shutdown() {
     cudaEventDestroy(t.end);
   }
   if (scratch_) cudaFreeAsync(scratch_, stream_);
+  if (counters_) cudaFreeAsync(counters_, stream_);
   cudaStreamSynchronize(stream_);
   cudaMemPoolDestroy(pool_);
   cudaStreamDestroy(stream_);
   stream_ = nullptr;
 }
 
-void* CudaStream::scratch(int64_t bytes) {
-  if (bytes > scratchBytes_) {
-    if (scratch_) KVASIR_CUDA(cudaFreeAsync(scratch_, stream_));
-    scratch_ = nullptr;
-    scratch_ = allocate(bytes);
-    scratchBytes_ = bytes;
+void* CudaStream::grow(void*& memory, int64_t& size, int64_t bytes) {
+  if (bytes > size) {
+    if (memory) KVASIR_CUDA(cudaFreeAsync(memory, stream_));
+    memory = nullptr;
+    size = 0;
+    memory = allocate(bytes);
+    size = bytes;
   }
-  return scratch_;
+  return memory;
+}
+
+void* CudaStream::scratch(int64_t bytes) { return grow(scratch_, scratchBytes_, bytes); }
+
+int32_t* CudaStream::counters(int64_t count) {
+  return static_cast<int32_t*>(grow(counters_, counterBytes_, count * static_cast<int64_t>(sizeof(int32_t))));
 }
 
 void CudaStream::beginCapture() {

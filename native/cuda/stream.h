@@ -16,6 +16,8 @@
 
 namespace kvasir::cuda {
 
+class GemmContext;
+
 // Devices that can be used, and why none can (no driver, no device, a driver older than the runtime).
 struct DeviceReport {
   int count = 0;
@@ -53,12 +55,16 @@ class CudaStream final : public Stream {
   int multiprocessors() const { return multiprocessors_; }
   // Bytes free and in all on the device.
   std::pair<int64_t, int64_t> memory() const;
+  // What linear layers keep between calls.
+  GemmContext& gemm() { return *gemm_; }
   // Queues reading a file's tensor; later fences wait for it.
   void load(LoadJob job);
 
   // Scratch of at least `bytes` for kernels that run after each other on this stream (GEMM workspace, split attention). Its address
   // only changes when it grows, which must happen before a graph is captured.
   void* scratch(int64_t bytes);
+  // At least `count` counters that are zero and that every kernel leaves zero. Its address changes as scratch()'s does.
+  int32_t* counters(int64_t count);
 
   // Work queued between the two becomes a graph instead of running; its id is for launchGraph.
   void beginCapture();
@@ -85,6 +91,7 @@ class CudaStream final : public Stream {
     const char* name;
     cudaEvent_t begin, end;
   };
+  void* grow(void*& memory, int64_t& size, int64_t bytes);
   class Timer {
    public:
     Timer(CudaStream& stream, const char* name);
@@ -110,11 +117,14 @@ class CudaStream final : public Stream {
   std::exception_ptr error_;
   void* scratch_ = nullptr;
   int64_t scratchBytes_ = 0;
+  void* counters_ = nullptr;
+  int64_t counterBytes_ = 0;
   std::vector<cudaGraphExec_t> graphs_;
   bool profiling_ = false;
   mutable std::vector<Timing> timings_;
   mutable std::map<std::string, ProfileRow> profile_;
   std::unique_ptr<Loader> loader_;
+  std::unique_ptr<GemmContext> gemm_;
 
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -10,7 +10,7 @@ import {
 import type { Tensor } from '../../lib/tensor/tensor';
 import { narrow } from '../../lib/tensor/views';
 import { paramsRow, penaltyReference, sampleParams } from './cases/sampling';
-import { forEachIsa, OpBench, randomValues, roundTo } from './harness';
+import { forEachIsa, itOn, OpBench, randomValues, roundTo } from './harness';
 
 const ints = async (t: Tensor): Promise<number[]> => Array.from((await t.read()) as Int32Array);
 
@@ -26,14 +26,35 @@ describe('samplingCountPrompt and samplingCountOutput', () => {
     await bench.close();
   });
 
-  it('reject a row outside counts at once, an id outside the vocabulary at the next fence', async () => {
+  it('reject a row outside counts', async () => {
     const bench = new OpBench();
     const counts = bench.ints('int32', [1, 4], [7, 7, 7, 7]);
-    const id = bench.ints('int32', [1], [4]);
-    expect(() => bench.run(() => samplingCountPrompt(counts, 1, id))).toThrow(expect.objectContaining({ code: 'ERR_KVASIR_TENSOR' }));
-    bench.run(() => samplingCountPrompt(counts, 0, id));
-    await expect(bench.device.synchronize()).rejects.toMatchObject({ code: 'ERR_KVASIR_TENSOR' });
+    const id = bench.ints('int32', [1], [0]);
+    for (const op of [samplingCountPrompt, samplingCountOutput])
+      expect(() => bench.run(() => op(counts, 1, id))).toThrow(expect.objectContaining({ code: 'ERR_KVASIR_TENSOR' }));
     expect(await ints(counts)).toEqual([7, 7, 7, 7]);
+    await bench.close();
+  });
+
+  itOn('cpu')('reject an id outside the vocabulary at the next fence', async () => {
+    const bench = new OpBench();
+    const counts = bench.ints('int32', [1, 4], [7, 7, 7, 7]);
+    for (const id of [-1, 4]) {
+      bench.run(() => samplingCountPrompt(counts, 0, bench.ints('int32', [2], [1, id])));
+      await expect(bench.device.synchronize()).rejects.toMatchObject({ code: 'ERR_KVASIR_TENSOR' });
+    }
+    expect(await ints(counts)).toEqual([7, 7, 7, 7]);
+    await bench.close();
+  });
+
+  itOn('cuda')('skip ids outside the vocabulary', async () => {
+    const bench = new OpBench();
+    const counts = bench.ints('int32', [2, 4], new Array<number>(8).fill(7));
+    bench.run(() => {
+      samplingCountPrompt(counts, 0, bench.ints('int32', [3], [1, -1, 4]));
+      samplingCountOutput(counts, 0, bench.ints('int32', [3], [4, 2, -1]));
+    });
+    expect(await ints(counts)).toEqual([0, PROMPT_BIT, 1, 0, 7, 7, 7, 7]);
     await bench.close();
   });
 });
@@ -88,17 +109,48 @@ describe('samplingBias and samplingMask', () => {
     await bench.close();
   });
 
-  it('reject ids outside the vocabulary and rows outside logits', async () => {
+  it('add the values of an id that is given several times in order', async () => {
+    const bench = new OpBench();
+    const n = 2500;
+    const ids = Array.from({ length: n }, (_, i) => (i * 7) % 11);
+    const values = roundTo('float32', randomValues(n, 8, 5));
+    const expected = roundTo('float32', randomValues(11, 9));
+    const logits = bench.float('float32', [1, 11], expected);
+    bench.run(() => samplingBias(logits, 0, bench.ints('int32', [n], ids), bench.float('float32', [n], values)));
+    ids.forEach((id, i) => (expected[id] = Math.fround(expected[id]! + values[i]!)));
+    expect(await bench.values(logits)).toEqual(expected);
+    await bench.close();
+  });
+
+  it('reject rows outside logits', async () => {
     const bench = new OpBench();
     const logits = bench.float('float32', [1, 4], Float64Array.of(1, 2, 3, 4));
     expect(() => bench.run(() => samplingMask(logits, 1, bench.ints('int32', [1], [0]), true))).toThrow(
       expect.objectContaining({ code: 'ERR_KVASIR_TENSOR' }),
     );
+    await bench.close();
+  });
+
+  itOn('cpu')('reject ids outside the vocabulary at the next fence', async () => {
+    const bench = new OpBench();
+    const logits = bench.float('float32', [1, 4], Float64Array.of(1, 2, 3, 4));
     for (const id of [-1, 4]) {
       bench.run(() => samplingMask(logits, 0, bench.ints('int32', [1], [id]), true));
       await expect(bench.device.synchronize()).rejects.toMatchObject({ code: 'ERR_KVASIR_TENSOR' });
     }
     expect(Array.from(await bench.values(logits))).toEqual([1, 2, 3, 4]);
+    await bench.close();
+  });
+
+  itOn('cuda')('skip ids outside the vocabulary', async () => {
+    const bench = new OpBench();
+    const logits = bench.float('float32', [2, 4], Float64Array.of(1, 2, 3, 4, 5, 6, 7, 8));
+    bench.run(() => {
+      samplingBias(logits, 0, bench.ints('int32', [3], [-1, 4, 1]), bench.float('float32', [3], Float64Array.of(9, 9, 9)));
+      samplingMask(logits, 0, bench.ints('int32', [3], [-1, 4, 0]), false);
+      samplingMask(logits, 1, bench.ints('int32', [3], [-1, 4, 2]), true);
+    });
+    expect(Array.from(await bench.values(logits))).toEqual([-Infinity, 11, 3, 4, -Infinity, -Infinity, 7, -Infinity]);
     await bench.close();
   });
 });
@@ -116,6 +168,8 @@ describe('samplingLogprobs', () => {
     [3, 33, 33],
     [2, 4099, 20],
     [2, 4099, 4099],
+    [2, 9001, 512],
+    [3, 9001, 600],
     [5, 700, 0],
   ])('%d rows of %d, top %d, agree with float64', async (numRows, vocab, topK) => {
     const logits = roundTo('float32', randomValues(numRows * vocab, 9, 4)).map((x) => Math.round(x * 64) / 64); // with ties

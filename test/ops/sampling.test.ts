@@ -1,5 +1,6 @@
 import { sample } from '../../lib/ops/sampling';
 import type { Tensor } from '../../lib/tensor/tensor';
+import { narrow } from '../../lib/tensor/views';
 import {
   chiSquare,
   chiSquareLimit,
@@ -11,7 +12,7 @@ import {
   sampleParams,
   type SampleParams,
 } from './cases/sampling';
-import { forEachIsa, OpBench, randomValues, roundTo } from './harness';
+import { forEachIsa, itOn, OpBench, randomValues, roundTo } from './harness';
 
 const SEED = [0x1234567, -77] as const;
 
@@ -199,14 +200,41 @@ describe('sample', () => {
     await bench.close();
   });
 
-  it('rejects a state row that does not exist at the next fence', async () => {
+  it.each([0, 1, 2, 3])('reads rows that lie apart and start at element %d', async (start) => {
     const bench = new OpBench();
+    const [vocab, width] = [1001, 1007];
+    const wide = new Float64Array(3 * width).fill(NaN);
+    const rows = range(3).map((r) => roundTo('float32', randomValues(vocab, 40 + r, 2)));
+    rows.forEach((row, r) => wide.set(row, r * width + start));
+    const logits = bench.run(() => narrow(bench.float('float32', [3, width], wide), 1, start, vocab));
+    for (const given of [{}, { topK: 30, topP: 0.9 }, { minP: 0.02 }]) {
+      const p = sampleParams(given);
+      const ids = await draw(bench, { logits, params: [p], positions: range(3) });
+      expect(Array.from(ids)).toEqual(rows.map((row, r) => gumbelReference(exactProbabilities(row, p), SEED, r)));
+    }
+    await bench.close();
+  });
+
+  /** Draws with state row 1 where only row 0 exists. */
+  const drawFromMissingRow = (bench: OpBench): Tensor => {
     const logits = repeated(bench, randomValues(10, 1), 1);
     const ids = bench.ints('int32', [1], [5]);
     const params = bench.float('float32', [1, 8], Float64Array.from(paramsRow(sampleParams({}))));
     const one = (value: number): Tensor => bench.ints('int32', [1], [value]);
     bench.run(() => sample(ids, logits, params, bench.ints('int32', [1, 2], [0, 0]), one(0), one(1), null));
+    return ids;
+  };
+
+  itOn('cpu')('rejects a state row that does not exist at the next fence', async () => {
+    const bench = new OpBench();
+    drawFromMissingRow(bench);
     await expect(bench.device.synchronize()).rejects.toMatchObject({ code: 'ERR_KVASIR_TENSOR' });
+    await bench.close();
+  });
+
+  itOn('cuda')('takes a state row that does not exist as padding', async () => {
+    const bench = new OpBench();
+    expect(Array.from((await drawFromMissingRow(bench).read()) as Int32Array)).toEqual([-1]);
     await bench.close();
   });
 });
