@@ -15,22 +15,28 @@ const WINDOW = 24;
 /** Wraps the two methods that the engine core calls in every step; one record per step. */
 function watchScheduler(Scheduler) {
   const steps = [];
+  const records = new WeakMap();
+  let lastEnd = performance.now();
   const { schedule, updateFromOutput } = Scheduler.prototype;
   Scheduler.prototype.schedule = function () {
     const numWaiting = this.numWaiting;
     const start = performance.now();
     const step = schedule.call(this);
     const end = performance.now();
-    steps.push({ numWaiting, start, scheduleMicros: (end - start) * 1e3, numTokens: step.totalNumScheduledTokens, numRequests: step.scheduled.length });
+    const record = { numWaiting, scheduleMicros: (end - start) * 1e3, numTokens: step.totalNumScheduledTokens, numRequests: step.scheduled.length };
+    records.set(step, record);
+    steps.push(record);
     return step;
   };
   Scheduler.prototype.updateFromOutput = function (step, output) {
     const start = performance.now();
     const outputs = updateFromOutput.call(this, step, output);
     const end = performance.now();
-    const record = steps[steps.length - 1];
+    const record = records.get(step);
     record.updateMicros = (end - start) * 1e3;
-    record.stepMillis = end - record.start;
+    // From result to result: the next step may be scheduled while this one runs.
+    record.stepMillis = end - lastEnd;
+    lastEnd = end;
     return outputs;
   };
   return steps;
@@ -95,11 +101,10 @@ async function main() {
       if (window.length > 0) console.log(JSON.stringify({ queueLength: length, ...summary(window) }));
     }
     const schedulingSeconds = steps.reduce((sum, s) => sum + schedulingOf(s), 0) / 1e6;
-    const stepSeconds = steps.reduce((sum, s) => sum + s.stepMillis, 0) / 1e3;
     console.log(JSON.stringify({
       model: path.basename(values.model), dtype: llm.config.model.dtype, threads: llm.config.device.numThreads, requests: numRequests, inputLen, outputLen, maxNumSeqs,
       steps: steps.length, seconds: round(seconds), requestsPerSecond: round(numRequests / seconds), outputTokensPerSecond: round((numRequests * outputLen) / seconds),
-      schedulingSeconds: round(schedulingSeconds), stepSeconds: round(stepSeconds), outsideStepsSeconds: round(seconds - stepSeconds),
+      schedulingSeconds: round(schedulingSeconds), schedulingMicrosPerStep: round((schedulingSeconds * 1e6) / steps.length),
     }));
   } finally {
     await llm.close();

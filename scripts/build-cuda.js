@@ -9,12 +9,13 @@
 const path = require('node:path');
 const { parseArgs } = require('node:util');
 const { ROOT, UserError, listFiles, runMain } = require('./common.js');
-const { addonOf, buildExtra, compilerFact, ensureAddon } = require('./cmake-build.js');
+const { buildExtra, compilerFact, ensureAddon } = require('./cmake-build.js');
 const { findCuda, findToolchain } = require('./toolchain.js');
 
 const DEFAULT_ARCHS = '90a-real';
 const BUILD_DIR = path.join(ROOT, 'build', 'cuda');
 const BENCH_DIR = path.join(BUILD_DIR, 'bench');
+const CUDA_ADDON = path.join(BUILD_DIR, 'Release', 'kvasir.node');
 
 function parseArchs(text) {
   const archs = text.split(/[,;]/).map((arch) => arch.trim()).filter(Boolean);
@@ -35,7 +36,7 @@ function cudaTarget(archs) {
   const cuda = findCuda();
   const target = {
     name: 'cuda',
-    outputDir: path.join(BUILD_DIR, 'Release'),
+    outputDir: path.dirname(CUDA_ADDON),
     cmakeDir: path.join(ROOT, 'build', 'cmake-cuda'),
     log: path.join(ROOT, 'build', 'build-cuda.log'),
     sources: () => listFiles('native', (file) => !/^native\/bench\/|\.md$/.test(file)),
@@ -52,7 +53,7 @@ async function ensureCuda({ archs = parseArchs(process.env.KVASIR_CUDA_ARCHS ?? 
   const target = cudaTarget(archs);
   await ensureAddon(target);
   if (benches) await buildExtra(target, 'kvasir_cuda_benches');
-  return addonOf(target);
+  return CUDA_ADDON;
 }
 
 async function main() {
@@ -60,6 +61,6 @@ async function main() {
   await ensureCuda({ benches: values.benches, ...(values.archs === undefined ? {} : { archs: parseArchs(values.archs) }) });
 }
 
-module.exports = { ensureCuda, BENCH_DIR };
+module.exports = { ensureCuda, BENCH_DIR, CUDA_ADDON };
 
 if (require.main === module) runMain(main);

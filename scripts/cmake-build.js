@@ -177,4 +177,4 @@ async function buildExtra(target, cmakeTarget) {
   });
 }
 
-module.exports = { ensureAddon, buildExtra, compilerFact, addonOf, metadataOf };
+module.exports = { ensureAddon, buildExtra, compilerFact };

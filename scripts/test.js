@@ -31,13 +31,13 @@ function closingLine(counts) {
 }
 
 /** Runs jest in a process of its own; a reporter sends the counts, so that our line comes after everything jest prints. */
-function runJest(args) {
+function runJest(args, env = process.env) {
   const jest = path.join(path.dirname(require.resolve('jest/package.json', { paths: [ROOT] })), 'bin', 'jest.js');
   const reporter = path.join(__dirname, 'count-reporter.js');
   return new Promise((resolve, reject) => {
     let counts = null;
     const child = spawn(process.execPath, [jest, '--ci', '--reporters=default', `--reporters=${reporter}`, ...args], {
-      cwd: ROOT, stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
+      cwd: ROOT, env, stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
     });
     child.on('message', (message) => { counts = message; });
     child.on('error', reject);
@@ -57,6 +57,6 @@ async function main() {
   return counts.failed > 0 ? 1 : code;
 }
 
-module.exports = { closingLine };
+module.exports = { closingLine, runJest };
 
 if (require.main === module) runMain(main);

@@ -99,6 +99,8 @@ export interface NativeCuda {
   endCapture(stream: number): number;
   launchGraph(stream: number, graph: number): void;
   destroyGraph(stream: number, graph: number): void;
+  configureGemm(stream: number, useCublasLt: boolean, cublasLtPath: string, batchInvariant: boolean, tune: boolean): void;
+  gemmReport(stream: number): string;
 }
 
 export type NativeBinding = NativeOps & NativeDevice & NativeCuda;

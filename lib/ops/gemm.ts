@@ -22,7 +22,8 @@ export function packLinear(weight: Tensor): void {
 }
 
 /**
- * x @ weight^T + bias, summed in float32 and rounded once. A row's result does not depend on the other rows.
+ * x @ weight^T + bias, summed in float32 and rounded once. A row's result does not depend on the other rows; on CUDA, where the number
+ * of rows selects the kernel, it does so bit for bit only with `batchInvariant` (see GemmOptions in lib/tensor/device.ts).
  * @param x [numTokens, inFeatures], rows may be strided
  * @param weight [outFeatures, inFeatures], dtype of x, packed or not
  * @param bias [outFeatures], dtype of x or float32

@@ -23,6 +23,18 @@ export class Storage {
   }
 }
 
+/** Options of the linear layers of a CUDA device. */
+export interface GemmOptions {
+  /** Without it, or where the library is not found, the kernels of this package are used. */
+  readonly useCublasLt?: boolean;
+  /** A file or folder instead of the usual places. */
+  readonly cublasLtPath?: string;
+  /** Each row of a result is the same bit for bit whatever else is in the batch; small batches are slower. */
+  readonly batchInvariant?: boolean;
+  /** Time the library's kernels when a shape is first seen. */
+  readonly tune?: boolean;
+}
+
 /** A device of this thread: one in-order stream of work, and the memory allocated on it. */
 export class Device {
   private closed = false;
@@ -87,6 +99,17 @@ export class Device {
 
   destroyGraph(graph: number): void {
     native((b) => b.destroyGraph(this.stream, graph));
+  }
+
+  /** How linear layers of a CUDA device are computed from now on; graphs captured before keep their kernels. */
+  configureGemm(options: GemmOptions): void {
+    const { useCublasLt = true, cublasLtPath = '', batchInvariant = false, tune = true } = options;
+    native((b) => b.configureGemm(this.stream, useCublasLt, cublasLtPath, batchInvariant, tune));
+  }
+
+  /** Whether a CUDA device uses cuBLASLt and from where, or where it was looked for. */
+  gemmReport(): string {
+    return native((b) => b.gemmReport(this.stream));
   }
 
   /** The ceilings of the machine with this device's threads: plain reading of memory, and multiply-adds in registers. */

@@ -43,6 +43,8 @@ export class ModelRunner {
   private kvCache: KvCache | null = null;
   private logitRows: Tensor | null = null;
   private hiddenStates: Tensor | null = null;
+  /** Settles when the results of the step queued last are taken in. */
+  private collected: Promise<unknown> = Promise.resolve();
   private readonly graphs: CudaGraphRunner | null;
 
   constructor(
@@ -90,8 +92,12 @@ export class ModelRunner {
     );
     promptLogprobs.catch(() => undefined); // if the next line throws, nobody awaits it; otherwise Promise.all hears of it
     const sampling = this.queueSampling(step, graphLogits);
-    const [prompt, sampled] = await Promise.all([promptLogprobs, sampling.result]);
-    return this.collect(step, sampling, sampled, prompt);
+    const results = Promise.all([promptLogprobs, sampling.result]);
+    results.catch(() => undefined); // heard of below, but perhaps only after the step before
+    // A step without logprobs may have its results before an earlier one with them; tokens are appended in step order.
+    const output = this.collected.then(() => results).then(([prompt, sampled]) => this.collect(step, sampling, sampled, prompt));
+    this.collected = output.catch(() => undefined);
+    return output;
   }
 
   /** Frees everything; the device is closed by its owner. */

@@ -4,6 +4,7 @@
 #include "addon/op.h"
 
 #ifdef KVASIR_WITH_CUDA
+#include "cuda/gemm/context.h"
 #include "cuda/stream.h"
 #endif
 
@@ -88,6 +89,19 @@ napi_value destroyGraph(napi_env env, napi_callback_info raw) {
   });
 }
 
+// configureGemm(stream, useCublasLt, cublasLtPath, batchInvariant, tune): see GemmOptions
+napi_value configureGemm(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [](auto& info, cuda::CudaStream& s) -> napi_value {
+    s.gemm().configure({info[1].ToBoolean().Value(), info[2].ToString().Utf8Value(), info[3].ToBoolean().Value(), info[4].ToBoolean().Value()});
+    return nullptr;
+  });
+}
+
+// gemmReport(stream): whether cuBLASLt is in use, or where it was looked for
+napi_value gemmReport(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [&](auto&, cuda::CudaStream& s) -> napi_value { return Napi::String::New(env, s.gemm().report()); });
+}
+
 }  // namespace
 
 #else
@@ -124,6 +138,8 @@ void registerCuda(Napi::Env env, Napi::Object exports) {
   exportFunction(env, exports, "endCapture", endCapture);
   exportFunction(env, exports, "launchGraph", launchGraph);
   exportFunction(env, exports, "destroyGraph", destroyGraph);
+  exportFunction(env, exports, "configureGemm", configureGemm);
+  exportFunction(env, exports, "gemmReport", gemmReport);
 #endif
 }
 

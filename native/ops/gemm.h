@@ -11,8 +11,8 @@ namespace kvasir::ops {
 // rows), inFeatures even for bfloat16.
 void packLinear(Stream& stream, const Tensor& weight);
 
-// out = x @ weight^T + bias, summed in float32 in the order of inFeatures and rounded once. A row of out depends on its row of x only,
-// bit for bit: not on numTokens nor on its place.
+// out = x @ weight^T + bias, summed in float32 and rounded once. On the CPU, and on CUDA with GemmOptions::batchInvariant, a row of out
+// depends on its row of x only, bit for bit: not on numTokens nor on its place.
 //   x: [numTokens, inFeatures], out: [numTokens, outFeatures], rows may be strided; weight: [outFeatures, inFeatures] of x's dtype.
 //   A packed weight may have more rows than out has columns: the surplus is padding. out is of x's dtype or float32, as is
 //   bias: [outFeatures].

@@ -3,7 +3,8 @@
 //   seeds   int32 [maxNumSeqs, 2]: low and high half of a 64-bit seed
 //   counts  int32 [maxNumSeqs, vocabSize]: bit 30 = the token is in the prompt, bits 0..29 = its occurrences in the output
 // `rows` int32 [numRows] gives the state row of each row of logits [numRows, vocabSize] float32; -1 marks a padding row.
-// Indices are checked where the kernel can read them: a wrong one is ERR_KVASIR_TENSOR at the next fence, with nothing written.
+// Indices are checked where the kernel can read them: on the CPU a wrong one is ERR_KVASIR_TENSOR at the next fence, with nothing
+// written; CUDA kernels, which cannot throw, skip a wrong token id and take a wrong state row as padding.
 #pragma once
 
 #include "core/stream.h"

@@ -12,6 +12,8 @@ const WAYS: Record<string, Partial<EngineArgs>> = {
   'in steps of 16 tokens': { maxNumBatchedTokens: 16 },
   'in steps of 16 tokens, with prefix caching off': { maxNumBatchedTokens: 16, enablePrefixCaching: false },
   'on one thread': { numThreads: 1 },
+  'with a step queued ahead': { asyncScheduling: true },
+  'with a step queued ahead, in steps of 16 tokens': { asyncScheduling: true, maxNumBatchedTokens: 16 },
 };
 
 const CASES = [STORIES, TALES].flatMap((model) => (['float32', 'bfloat16'] as const).map((dtype) => ({ model, dtype })));
@@ -41,9 +43,14 @@ for (const { model, dtype } of CASES) {
       expectSame(result, alone);
     });
 
-    test.each([true, false])('a KV pool four times too small (prefix caching: %s)', async (enablePrefixCaching) => {
+    test.each([
+      { enablePrefixCaching: true },
+      { enablePrefixCaching: false },
+      { enablePrefixCaching: true, asyncScheduling: true },
+      { enablePrefixCaching: false, asyncScheduling: true, maxNumBatchedTokens: 64 },
+    ])('a KV pool four times too small, %j', async (options) => {
       const numKvBlocks = Math.ceil(blocksFor(work) / 4) + 1;
-      const args = { dtype, maxNumBatchedTokens: 8192, numKvBlocks, enablePrefixCaching };
+      const args = { dtype, maxNumBatchedTokens: 8192, numKvBlocks, ...options };
       const { result, numPreemptions } = await withLLM(model, args, (llm) => runTogether(llm, work));
       expect(numPreemptions).toBeGreaterThan(0);
       expectSame(result, alone);

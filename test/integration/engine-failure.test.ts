@@ -25,6 +25,17 @@ const FAILURES: Record<string, { fail: (runner: { device: Device }) => void; mes
     },
     message: /broken runner/,
   },
+  'an exception inside forward()': {
+    fail: () => {
+      let calls = 0;
+      const { pagedAttention } = loadBinding();
+      jest.spyOn(loadBinding(), 'pagedAttention').mockImplementation((...args) => {
+        if (++calls === 3) throw new Error('broken op');
+        pagedAttention(...args);
+      });
+    },
+    message: /broken op/,
+  },
   'a C++ exception at the call': { fail: ({ device }) => loadBinding().raise(device.stream, 0), message: /raised at the call/ },
   'a C++ exception in queued work': { fail: ({ device }) => loadBinding().raise(device.stream, 1), message: /raised in queued work/ },
 };
@@ -48,11 +59,14 @@ describe('an engine that fails in the middle of its work (kvasir-tales-5m)', () 
   }
 
   test.each(Object.keys(FAILURES))('%s: every request hears of it, and close() frees everything', async (name) => {
-    for (const at of [1, 2, 7]) {
-      const llm = await open(TALES, { maxNumSeqs: 8 });
+    for (const [at, asyncScheduling] of [[1, false], [2, true], [7, false], [8, true]] as const) {
+      const llm = await open(TALES, { maxNumSeqs: 8, asyncScheduling });
       failAt(at, FAILURES[name]!.fail);
-      await expectDead(llm, FAILURES[name]!.message);
-      await llm.close();
+      try {
+        await expectDead(llm, FAILURES[name]!.message);
+      } finally {
+        await llm.close();
+      }
       jest.restoreAllMocks();
       expectNothingLeft();
     }

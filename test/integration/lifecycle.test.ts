@@ -15,8 +15,8 @@ describe.each([STORIES, TALES].map((model) => ({ model, name: model.name })))('c
   const prompts = Array.from({ length: 20 }, (_, i) => ({ promptTokenIds: randomPrompt(i, 30, 512) }));
   let llm: LLM;
 
-  run('in the middle of generate() fails it with ERR_KVASIR_CLOSED and frees everything', async () => {
-    llm = await open(model);
+  run.each([false, true])('in the middle of generate() fails it with ERR_KVASIR_CLOSED and frees everything (asyncScheduling: %s)', async (asyncScheduling) => {
+    llm = await open(model, { asyncScheduling });
     const running = expectCode('ERR_KVASIR_CLOSED', () => llm.generate(prompts, LONG));
     await soon(50);
     expect((await llm.stats()).numRunning).toBe(20);

@@ -45,7 +45,7 @@ describe.each([STORIES, TALES].map((model) => ({ model, name: model.name })))('N
   const clean = (seed: number, vocabSize: number): number[] => randomPrompt(seed, 40, vocabSize).map((id) => (id === POISON ? POISON + 1 : id));
   const at = (prompt: readonly number[], position: number): number[] => prompt.map((id, i) => (i === position ? POISON : id));
 
-  run('ends the requests that meet it with finishReason error, and no other', async () => {
+  run.each([false, true])('ends the requests that meet it with finishReason error, and no other (asyncScheduling: %s)', async (asyncScheduling) => {
     await withPoisoned(async (llm, vocabSize) => {
       const prompts = Array.from({ length: 8 }, (_, i) => clean(i, vocabSize));
       // The quiet run has another order and other neighbours.
@@ -59,7 +59,7 @@ describe.each([STORIES, TALES].map((model) => ({ model, name: model.name })))('N
         expect(output.finished).toBe(true);
         expect(output.outputs[0]).toMatchObject({ finishReason: 'error', tokenIds: [], text: '', error: { code: 'ERR_KVASIR_NAN_LOGITS', message: expect.stringContaining('NaN') } });
       });
-    });
+    }, { asyncScheduling });
   });
 
   run('ends sampling with every parameter, and logprobs, the same way', async () => {

@@ -1,10 +1,11 @@
 import { withForwardContext } from '../../lib/attention/forward-context';
 import { resolveVllmConfig } from '../../lib/config/resolve';
-import type { ComputeDType, VllmConfig } from '../../lib/config/vllm';
+import type { ComputeDType, DeviceType, VllmConfig } from '../../lib/config/vllm';
 import { buildModel, disposeModel, loadModel } from '../../lib/loader/model-loader';
 import type { TextGenerationModel } from '../../lib/models/interfaces';
 import { Device, liveStorages } from '../../lib/tensor/device';
 import { inScope, TemporaryScope } from '../../lib/tensor/scope';
+import { detectPlatform } from '../../lib/worker/executor';
 import { InputBuffers } from '../../lib/worker/input-buffers';
 import { KvCache } from '../../lib/worker/kv-cache';
 
@@ -17,9 +18,9 @@ export class ForwardHarness {
     private readonly kvCache: KvCache,
   ) {}
 
-  static async load(modelDir: string, dtype: ComputeDType): Promise<ForwardHarness> {
-    const config = await resolveVllmConfig({ model: modelDir, dtype, device: 'cpu', numKvBlocks: 64, numThreads: 2 });
-    const device = Device.create('cpu', 2);
+  static async load(modelDir: string, dtype: ComputeDType, deviceType: DeviceType = 'cpu'): Promise<ForwardHarness> {
+    const config = await resolveVllmConfig({ model: modelDir, dtype, device: deviceType, numKvBlocks: 64, numThreads: 2 }, detectPlatform());
+    const device = Device.create(deviceType, 2);
     const model = buildModel(config);
     await loadModel(model, config, device);
     return new ForwardHarness(config, device, model, KvCache.allocate(config, device));

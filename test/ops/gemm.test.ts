@@ -83,11 +83,11 @@ describe('linear', () => {
 
   itOn('cuda')('is right without cuBLASLt', async () => {
     for (const c of ALL_CASES) await checkCase(c, inputsOf(c), (bench) => bench.device.configureGemm({ useCublasLt: false }));
-  });
+  }, 120_000);
 
   itOn('cuda')('says where it took cuBLASLt from, or where it looked', async () => {
     const bench = new OpBench();
-    expect(bench.device.gemmReport()).toMatch(/^cuBLASLt (\d+\.\d+\.\d+ at \/|was not found: own kernels are used)/);
+    expect(bench.device.gemmReport()).toMatch(/^cuBLASLt (\d+\.\d+\.\d+ at \S+|was not found: own kernels are used)/);
     bench.device.configureGemm({ cublasLtPath: '/nonexistent/libcublasLt.so.13' });
     expect(bench.device.gemmReport()).toContain('/nonexistent/libcublasLt.so.13');
     await bench.close();

@@ -35,6 +35,27 @@ describe('the scripts', () => {
     expect(result.stderr).toBe('error: KVASIR_BUILD must be auto, force or never; received "sometimes".\n');
   });
 
+  test('wrong CUDA architectures are one line and 1', () => {
+    const result = node(['scripts/build-cuda.js', '--archs', 'hopper'], {});
+    expect(result).toMatchObject({ status: 1, stderr: 'error: CUDA architectures are a list like "80-real,90a-real"; received "hopper".\n' });
+  });
+
+  test('without nvcc, the CUDA build says so', () => {
+    const result = node(['-p', "require('./scripts/toolchain.js').findCuda().problem"], { PATH: os.tmpdir() });
+    expect(result.stdout).toBe('there is no nvcc on PATH (it comes with the CUDA toolkit)\n');
+  });
+
+  test.each([
+    ['llama-3.2-1b', 1_235_814_400],
+    ['llama-3-8b', 8_030_261_248 - 128_256 * 4096],
+  ])('a decode step of %s reads every parameter, but no untied embedding table', (name, parameters) => {
+    const { decodeStepBytes } = require('../../scripts/bench-gpu.js') as { decodeStepBytes(config: object, batch: number, context: number): number };
+    const config = JSON.parse(fs.readFileSync(path.join(ROOT, `examples/configs/${name}.json`), 'utf8')) as { num_hidden_layers: number; head_dim: number };
+    expect(decodeStepBytes(config, 0, 0)).toBe(2 * parameters);
+    const kvBytesPerToken = 2 * 2 * 8 * config.head_dim * config.num_hidden_layers;
+    expect(decodeStepBytes(config, 3, 100) - decodeStepBytes(config, 0, 0)).toBe(300 * kvBytesPerToken);
+  });
+
   test('the install hook does nothing in a clone', () => {
     const result = node(['scripts/install.js'], { KVASIR_BUILD: 'force' });
     expect(result).toMatchObject({ status: 0, stdout: '', stderr: '' });

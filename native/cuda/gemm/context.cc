@@ -40,22 +40,27 @@ void GemmContext::configure(GemmOptions options) {
   const bool sameLibrary = options.useCublasLt == options_.useCublasLt && options.cublasLtPath == options_.cublasLtPath;
   options_ = std::move(options);
   plans_.reset();
-  if (sameLibrary && library_) plans_ = std::make_unique<LtPlans>(*library_, workspace_, kWorkspaceBytes, LtSettings{options_.batchInvariant, options_.tune});
-  if (sameLibrary) return;
+  if (sameLibrary) {
+    if (library_) makePlans();
+    return;
+  }
   library_.reset();
   started_ = false;
 }
 
 void GemmContext::start() {
   if (started_) return;
-  started_ = true;
-  if (!options_.useCublasLt) {
+  if (options_.useCublasLt) {
+    KVASIR_CUDA(cudaSetDevice(stream_.ordinal()));
+    library_ = CublasLt::load(options_.cublasLtPath, report_);
+    if (library_) makePlans();
+  } else {
     report_ = "cuBLASLt is switched off: own kernels are used";
-    return;
   }
-  KVASIR_CUDA(cudaSetDevice(stream_.ordinal()));
-  library_ = CublasLt::load(options_.cublasLtPath, report_);
-  if (!library_) return;
+  started_ = true;
+}
+
+void GemmContext::makePlans() {
   if (!workspace_) workspace_ = stream_.allocate(kWorkspaceBytes);
   plans_ = std::make_unique<LtPlans>(*library_, workspace_, kWorkspaceBytes, LtSettings{options_.batchInvariant, options_.tune});
 }

@@ -15,7 +15,7 @@ class CudaStream;
 
 struct GemmOptions {
   bool useCublasLt = true;
-  std::string cublasLtPath;  // a file or folder instead of the usual places
+  std::string cublasLtPath = {};  // a file or folder instead of the usual places
   // Each row of a result is the same bit for bit whatever the batch: k is never split, and the kernel does not change with the number of
   // rows (GEMV and the library's kernels otherwise take turns, and the library splits k for small batches). Costs some speed at small
   // batches. The library's kernel changes once, beyond kTunedRows rows; those of Hopper sum k in the same order on both sides.
@@ -49,6 +49,7 @@ class GemmContext {
   GemmPath choose(const Problem& problem, bool capturing);
   bool runCublasLt(const Problem& problem, bool capturing);
   void start();
+  void makePlans();
 
   CudaStream& stream_;
   GemmOptions options_;

@@ -45,7 +45,7 @@ bool open(LoadedLibrary& library, const std::string& path) {
   library.handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library.handle) {
     const char* error = dlerror();
-    library.report += "  " + path + ": " + (error ? error : "cannot be loaded") + "\n";
+    library.report += "  " + (error ? std::string(error) : path + ": cannot be loaded") + "\n";  // names the file
     return false;
   }
   library.path = path;

@@ -14,7 +14,6 @@ constexpr float kWorthwhile = 0.98f;  // another kernel than the library's first
 
 int dataType(DType dtype) { return dtype == DType::Float32 ? lt::kReal32 : dtype == DType::Float16 ? lt::kReal16 : lt::kRealB16; }
 
-// The library counts columns first: a row-major [m, k] is its k x m matrix. out^T [n x m] = weight (transposed, k x n) * x (k x m).
 class Event {
  public:
   Event() { KVASIR_CUDA(cudaEventCreate(&event_)); }
@@ -63,9 +62,11 @@ LtPlans::~LtPlans() = default;
 
 LtPlans::Key LtPlans::keyOf(const GemmArgs& a, DType dtype, int64_t rows) {
   const int64_t flags = static_cast<int64_t>(dtype) * 4 + (a.outFloat ? 2 : 0) + (a.bias ? 1 : 0);
-  return {rows, a.n, a.k, a.weightStride, a.xStride, a.outStride, flags, 0};
+  return {rows, a.n, a.k, a.weightStride, a.xStride, a.outStride, flags};
 }
 
+// The library's matrices are column-major: a row-major [m, k] is its k x m. So out (n x m) = weight (k x n, transposed) * x (k x m), and
+// the bias of a feature is that of a row of out.
 std::unique_ptr<LtPlans::Plan> LtPlans::make(const GemmArgs& a, DType dtype, int64_t rows) {
   auto plan = std::make_unique<Plan>(library_);
   const int in = dataType(dtype), out = a.outFloat ? lt::kReal32 : in;
@@ -159,7 +160,10 @@ bool LtPlans::run(const GemmArgs& a, DType dtype, cudaStream_t stream, bool capt
   const int64_t bucket = settings_.batchInvariant ? invariantRows(a.m) : bucketRows(a.m);
   // A kernel asked for a bucket's largest m may refuse a smaller one: then that m is asked for by itself.
   for (const int64_t rows : {bucket, a.m}) {
-    if (capturing && !plans_.contains(keyOf(a, dtype, rows))) return false;
+    if (capturing) {
+      const auto known = plans_.find(keyOf(a, dtype, rows));
+      if (known == plans_.end() || !known->second) return false;
+    }
     Plan& p = plan(a, dtype, rows, stream);
     if (!p.usable) return false;
     const lt::Status status = launch(p, p.algo, a, stream);

@@ -59,7 +59,7 @@ class LtPlans {
 
  private:
   struct Plan;
-  using Key = std::array<int64_t, 8>;
+  using Key = std::array<int64_t, 7>;
   static Key keyOf(const GemmArgs& args, DType dtype, int64_t rows);
   Plan& plan(const GemmArgs& args, DType dtype, int64_t rows, cudaStream_t stream);
   std::unique_ptr<Plan> make(const GemmArgs& args, DType dtype, int64_t rows);

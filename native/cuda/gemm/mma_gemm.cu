@@ -47,16 +47,16 @@ __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Rows row0 .. of a matrix [rows, k], columns k0 .. k0+63, into a tile of kRows rows; zeros beyond rows and k.
+// A tile of kRows rows and 64 columns of a row-major matrix. A thread copies one chunk of every kStep-th row: `from` is its first one,
+// `to` where that goes, and `rows` of the matrix are left from there on. Zeros beyond them, and everywhere unless `inside` (columns).
 template <class T, int kRows, int kThreads>
-__device__ __forceinline__ void loadTile(uint32_t to, const T* from, int64_t stride, int64_t row0, int64_t rows, int64_t k0, int64_t k) {
-  static_assert(kRows * kChunks % kThreads == 0);
+__device__ __forceinline__ void loadTile(uint32_t to, const T* from, int64_t stride, int64_t rows, bool inside, const void* anywhere) {
+  constexpr int kStep = kThreads / kChunks;
+  static_assert(kRows % kStep == 0 && kStep % 8 == 0);  // so the permutation of chunks is the same for all rows of a thread
 #pragma unroll
-  for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const int64_t column = k0 + chunk * 8;
-    const bool valid = row0 + row < rows && column < k;
-    copyAsync(to + chunkOffset(row, chunk), valid ? from + (row0 + row) * stride + column : from, valid);
+  for (int row = 0; row < kRows; row += kStep) {
+    const bool valid = inside && row < rows;
+    copyAsync(to + static_cast<uint32_t>(row * kRowBytes), valid ? static_cast<const void*>(from + row * stride) : anywhere, valid);
   }
 }
 
@@ -76,12 +76,16 @@ __global__ void __launch_bounds__((kM / kWarpM) * (kN / kWarpN) * 32, 2) mmaGemm
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kM, column0 = static_cast<int64_t>(blockIdx.y) * kN;
   const int stages = static_cast<int>((a.k + kDepth - 1) / kDepth);
 
+  const int threadRow = threadIdx.x / kChunks, threadColumn = threadIdx.x % kChunks * 8;
+  const T* const x = static_cast<const T*>(a.x) + (row0 + threadRow) * a.xStride + threadColumn;
+  const T* const w = static_cast<const T*>(a.weight) + (column0 + threadRow) * a.weightStride + threadColumn;
   auto load = [&](int stage) {
     if (stage < stages) {
-      const uint32_t to = base + static_cast<uint32_t>(stage % kStages) * kStageBytes;
-      loadTile<T, kM, kThreads>(to, static_cast<const T*>(a.x), a.xStride, row0, a.m, static_cast<int64_t>(stage) * kDepth, a.k);
-      loadTile<T, kN, kThreads>(to + kM * kRowBytes, static_cast<const T*>(a.weight), a.weightStride, column0, a.n,
-                                static_cast<int64_t>(stage) * kDepth, a.k);
+      const uint32_t to = base + static_cast<uint32_t>(stage % kStages) * kStageBytes + chunkOffset(threadRow, threadIdx.x % kChunks);
+      const int first = stage * kDepth;
+      const bool inside = first + threadColumn < a.k;
+      loadTile<T, kM, kThreads>(to, x + first, a.xStride, a.m - row0 - threadRow, inside, a.x);
+      loadTile<T, kN, kThreads>(to + kM * kRowBytes, w + first, a.weightStride, a.n - column0 - threadRow, inside, a.weight);
     }
     commitAsync();  // an empty group too: the count of groups tells which stage has arrived
   };
@@ -95,16 +99,19 @@ __global__ void __launch_bounds__((kM / kWarpM) * (kN / kWarpN) * 32, 2) mmaGemm
     const uint32_t xTile = base + static_cast<uint32_t>(stage % kStages) * kStageBytes, wTile = xTile + kM * kRowBytes;
 #pragma unroll
     for (int step = 0; step < kDepth / 16; ++step) {
-      uint32_t left[kTilesM][4], right[kTilesN / 2][4];
+      uint32_t left[kTilesM][4];
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) loadMatrices(left[i], xTile + chunkOffset(warpRow + i * 16 + lane % 16, step * 2 + lane / 16));
 #pragma unroll
-      for (int j = 0; j < kTilesN / 2; ++j)
-        loadMatrices(right[j], wTile + chunkOffset(warpColumn + j * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+      for (int j = 0; j < kTilesN; j += 2) {
+        uint32_t right[4];  // two tiles of 8 columns
+        loadMatrices(right, wTile + chunkOffset(warpColumn + j * 8 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
 #pragma unroll
-      for (int i = 0; i < kTilesM; ++i)
-#pragma unroll
-        for (int j = 0; j < kTilesN; ++j) multiply<T>(sum[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        for (int i = 0; i < kTilesM; ++i) {
+          multiply<T>(sum[i][j], left[i], right[0], right[1]);
+          multiply<T>(sum[i][j + 1], left[i], right[2], right[3]);
+        }
+      }
     }
   }
   waitAsync<0>();

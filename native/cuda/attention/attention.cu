@@ -1,0 +1,100 @@
+#include "cuda/attention/attention.h"
+
+#include <algorithm>
+
+#include "cuda/access.cuh"
+#include "cuda/attention/plan.h"
+#include "cuda/cache_layout.cuh"
+#include "cuda/kernels.h"
+
+namespace kvasir::cuda {
+
+namespace {
+
+using namespace attention;
+
+// Rows that a sequence and kv head can have in a decode launch, as tiles.
+struct TileShape {
+  int tiles, rows;
+};
+TileShape tileShape(const Arguments& a, bool oneTokenEach) {
+  const int rows = oneTokenEach ? a.group : std::max(a.group, kShortRows);
+  const int height = std::min(decodeTileRows(a.headDim, rows), rows);
+  return {static_cast<int>(ceilDiv(rows, height)), height};
+}
+
+// The scratch memory is that of the largest launch which the block table has room for, whatever this one needs: it must not grow between
+// graphs that are captured.
+DecodeLaunch planDecode(CudaStream& stream, const Arguments& a, const Tensor& blockTable, bool oneTokenEach) {
+  const TileShape shape = tileShape(a, oneTokenEach), largest = tileShape(a, false);
+  const int64_t pairs = int64_t{a.numSeqs} * a.numKvHeads * shape.tiles;
+  const int64_t mostPairs = std::max<int64_t>(blockTable.dims[0], a.numSeqs) * a.numKvHeads * largest.tiles;
+  const int64_t floats = decodePartials(mostPairs, stream.multiprocessors()) * largest.rows * (a.headDim + 2);
+  DecodeLaunch d;
+  d.tiles = shape.tiles;
+  d.tileRows = shape.rows;
+  d.splits = decodeSplits(pairs, blockTable.dims[1] * kPageTokens, stream.multiprocessors());
+  d.all = oneTokenEach;
+  d.partials = static_cast<float*>(stream.scratch(floats * static_cast<int64_t>(sizeof(float))));
+  d.arrivals = stream.counters(mostPairs);
+  return d;
+}
+
+bool fitsPrefill(const CudaStream& stream, int headDim) {
+  int most = 0;
+  KVASIR_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.ordinal()));
+  return prefillSharedBytes(headDim) + 1024 <= most;
+}
+
+// Every launch handles the sequences of its kind, by their query length on the device. Only a step of as many tokens as sequences is known
+// here to be decode; that launch takes any other lengths too, so that it is right whatever they are.
+void launchTensorCore(CudaStream& stream, const Arguments& a, DType dtype, const Tensor& blockTable, cudaStream_t s) {
+  const bool half = dtype == DType::Float16, oneTokenEach = a.numTokens == a.numSeqs;
+  if (a.numSeqs > 0) {
+    const DecodeLaunch d = planDecode(stream, a, blockTable, oneTokenEach);
+    half ? decodeFloat16(a, d, s) : decodeBFloat16(a, d, s);
+  }
+  if (oneTokenEach) return;
+  if (!fitsPrefill(stream, a.headDim)) plain(a, dtype, true, s);
+  else if (half) prefillFloat16(a, s);
+  else prefillBFloat16(a, s);
+}
+
+}  // namespace
+
+void pagedAttention(CudaStream& stream, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
+                    const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
+                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks) {
+  if (out.numel() == 0) return;
+  Arguments a;
+  a.out = out.data;
+  a.q = q.data;
+  a.cache = kvCache.data;
+  a.blockTable = blockTable.ptr<int32_t>();
+  a.seqRows = seqRows.ptr<int32_t>();
+  a.seqLens = seqLens.ptr<int32_t>();
+  a.queryStarts = queryStartLoc.ptr<int32_t>();
+  a.slopes = alibiSlopes ? alibiSlopes->ptr<float>() : nullptr;
+  a.sinks = sinks ? sinks->ptr<float>() : nullptr;
+  a.qTokenStride = q.strides[0];
+  a.qHeadStride = q.strides[1];
+  a.blockTableStride = blockTable.strides[0];
+  a.numTokens = static_cast<int>(q.dims[0]);
+  a.numSeqs = static_cast<int>(seqLens.dims[0]);
+  a.numHeads = static_cast<int>(q.dims[1]);
+  a.numKvHeads = static_cast<int>(kvCache.dims[2]);
+  a.group = a.numHeads / a.numKvHeads;
+  a.headDim = static_cast<int>(q.dims[2]);
+  a.window = static_cast<int>(std::min<int64_t>(slidingWindow, 1 << 30));
+  a.scale = static_cast<float>(scale);
+  a.softCap = static_cast<float>(logitsSoftCap);
+  const int64_t size = elementSize(q.dtype);
+  a.alignedQ = accessBytes({addressOf(q), a.qTokenStride * size, a.qHeadStride * size}) == 16;
+  const bool tensorCores = q.dtype != DType::Float32 && hasTensorCoreKernel(a.headDim) && accessBytes({addressOf(out), addressOf(kvCache)}) == 16;
+  stream.launch("pagedAttention", [&](cudaStream_t s) {
+    if (tensorCores) launchTensorCore(stream, a, q.dtype, blockTable, s);
+    else plain(a, q.dtype, false, s);
+  });
+}
+
+}  // namespace kvasir::cuda

@@ -1,0 +1,55 @@
+// What the attention kernels share with their launcher.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace kvasir::cuda::attention {
+
+// The op's arguments (ops/attention.h) as kernels see them; distances are in elements.
+struct Arguments {
+  void* out;          // [numTokens, numHeads, headDim]
+  const void* q;      // [numTokens, numHeads, headDim] at its strides
+  const void* cache;  // [numBlocks, 2, numKvHeads, 16, headDim]
+  const int32_t *blockTable, *seqRows, *seqLens, *queryStarts;
+  const float *slopes, *sinks;  // [numHeads] or null
+  int64_t qTokenStride, qHeadStride, blockTableStride;
+  int numTokens, numSeqs, numHeads, numKvHeads, group, headDim;
+  int window;  // 0: none
+  float scale, softCap;
+  bool alignedQ;  // rows of q can be read 16 bytes at a time
+};
+
+struct DecodeLaunch {
+  int tiles;       // per (sequence, kv head)
+  int tileRows;    // rows of a tile that can be used
+  int splits;      // see decodeSplits()
+  bool all;        // every sequence belongs to this kernel, whatever its length, and the rows of padding tokens too
+  float* partials;     // [numSeqs * numKvHeads * tiles][splits][tileRows][headDim + 2]
+  int32_t* arrivals;   // [numSeqs * numKvHeads * tiles], zero between launches
+};
+
+// Tokens of at most 16 (8 for headDim 256) rows against split keys. 16-bit types, headDim of hasTensorCoreKernel().
+void decodeFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s);
+void decodeBFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s);
+// All sequences that are not isDecode(), and the padding.
+void prefillFloat16(const Arguments& a, cudaStream_t s);
+void prefillBFloat16(const Arguments& a, cudaStream_t s);
+// Any type and headDim up to kPlainHeadDim; with `prefillOnly` what the prefill kernel would do.
+void plain(const Arguments& a, DType dtype, bool prefillOnly, cudaStream_t s);
+
+inline constexpr int kPlainHeadDim = 512;
+
+constexpr bool hasTensorCoreKernel(int64_t headDim) {
+  return headDim == 64 || headDim == 80 || headDim == 96 || headDim == 128 || headDim == 256;
+}
+// Rows of a decode tile: with 256 dimensions the registers hold eight.
+constexpr int decodeTileRows(int64_t headDim, int rows) { return rows <= 8 || headDim == 256 ? 8 : 16; }
+
+// Shared memory of a prefill block: queries, and two stages of 64 keys and values.
+constexpr int64_t prefillSharedBytes(int64_t headDim) { return (128 + 2 * 2 * 64) * headDim * 2; }
+
+}  // namespace kvasir::cuda::attention

@@ -1,0 +1,7 @@
+#include "cuda/attention/decode.cuh"
+
+namespace kvasir::cuda::attention {
+
+void decodeBFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s) { dispatchDecode<__nv_bfloat16>(a, d, s); }
+
+}  // namespace kvasir::cuda::attention

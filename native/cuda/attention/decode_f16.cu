@@ -1,0 +1,7 @@
+#include "cuda/attention/decode.cuh"
+
+namespace kvasir::cuda::attention {
+
+void decodeFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s) { dispatchDecode<__half>(a, d, s); }
+
+}  // namespace kvasir::cuda::attention

@@ -1,0 +1,46 @@
+'use strict';
+// `npm run test:gpu`: the tests of the ops on a CUDA device, and the tests that exist only for it (test/gpu). Without a device it says
+// so and ends with 0. Further arguments go to jest; paths among them replace the folders.
+
+const fs = require('node:fs');
+const path = require('node:path');
+const { ROOT, UserError, isCheckout, runMain } = require('./common.js');
+const { inspectAddon } = require('./build-cuda-check.js');
+const { ensureCuda, CUDA_ADDON } = require('./build-cuda.js');
+const { findCuda } = require('./toolchain.js');
+const { closingLine, runJest } = require('./test.js');
+
+const FOLDERS = ['test/ops', 'test/gpu'];
+
+/** In a clone, brings everything up to date that can be built here; elsewhere takes what is there. */
+async function prepare() {
+  if (!isCheckout()) return;
+  await require('./setup.js').ensureDependencies();
+  await require('./build-ts.js').ensureTs();
+  if (findCuda().problem === null) await ensureCuda();
+}
+
+/** Why there is no device to test on, or null. */
+function deviceProblem() {
+  if (!fs.existsSync(CUDA_ADDON)) return `there is no ${path.relative(ROOT, CUDA_ADDON)} (build it with "npm run build:cuda"; ${findCuda().problem ?? 'nvcc is there'})`;
+  const { cuda } = inspectAddon(CUDA_ADDON);
+  return cuda.deviceCount > 0 ? null : cuda.problem;
+}
+
+async function main() {
+  await prepare();
+  const problem = deviceProblem();
+  if (problem !== null) {
+    process.stdout.write(`GPU tests skipped: no CUDA device can be used: ${problem}\n`);
+    return 0;
+  }
+  const given = process.argv.slice(2);
+  const folders = given.some((arg) => arg.startsWith('test/')) ? [] : FOLDERS;
+  // Four processes share the device well; each needs a context of its own.
+  const { code, counts } = await runJest(['--maxWorkers=4', ...folders, ...given], { ...process.env, KVASIR_TEST_DEVICE: 'cuda' });
+  if (counts === null) throw new UserError('jest ran no tests.');
+  process.stdout.write(`${closingLine(counts)}\n`);
+  return counts.failed > 0 ? 1 : code;
+}
+
+runMain(main);

@@ -1,0 +1,90 @@
+import * as path from 'node:path';
+import type { ComputeDType, DeviceType } from '../../lib/config/vllm';
+import { LLM } from '../../lib/index';
+import { hasShared, readSharedJson, sharedPath } from '../fixtures/shared';
+import { ForwardHarness, relativeMaxError, type Golden } from './forward-harness';
+
+/** Models whose architectures are in the registry, with reference outputs of Hugging Face transformers in float32. */
+export const GOLDEN_MODELS = [
+  'stories260K',
+  'stories260K-bf16-sharded',
+  'babyllama-tok105',
+  'kvasir-tales-5m',
+  'tiny-random/llama-rope-llama3',
+  'tiny-random/llama-hd64-bf16',
+] as const;
+
+/** Without the models there is nothing to read: the suite is skipped by name. */
+export function readGolden(name: string): Golden {
+  return hasShared ? readSharedJson<Golden>(path.join('models', name, 'golden.json')) : { greedy: [] };
+}
+
+/** Tokens that must agree: up to the first step where the best two logits of the reference nearly tie. */
+export function comparable(row: Golden['greedy'][number]): number[] {
+  const end = row.steps_with_gap_below_0_05[0] ?? row.output_ids.length;
+  return row.output_ids.slice(0, end);
+}
+
+async function withModel(name: string, device: DeviceType, dtype: ComputeDType, work: (llm: LLM) => Promise<void>): Promise<void> {
+  const llm = await LLM.create({ model: sharedPath('models', name), dtype, device });
+  try {
+    await work(llm);
+  } finally {
+    await llm.close();
+  }
+}
+
+/** The tests of one model in float32 on one device. */
+export function goldenFloat32(name: string, device: DeviceType): void {
+  const golden = readGolden(name);
+
+  it('greedy tokens', () =>
+    withModel(name, device, 'float32', async (llm) => {
+      const maxTokens = Math.max(...golden.greedy.map((r) => r.output_ids.length));
+      const outputs = await llm.generate(golden.greedy.map((r) => ({ promptTokenIds: r.prompt_ids })), { temperature: 0, maxTokens, ignoreEos: true });
+      golden.greedy.forEach((row, i) => {
+        const expected = comparable(row);
+        expect(outputs[i]!.outputs[0]!.tokenIds.slice(0, expected.length)).toEqual(expected);
+      });
+    }));
+
+  (golden.last_logits ? it : it.skip)('logits', async () => {
+    const harness = await ForwardHarness.load(sharedPath('models', name), 'float32', device);
+    try {
+      for (const { prompt_ids, logits } of golden.last_logits!) {
+        const all = await harness.logits(prompt_ids);
+        expect(relativeMaxError(all.at(-1)!, logits)).toBeLessThan(2e-4);
+      }
+    } finally {
+      await harness.close();
+    }
+  });
+
+  (golden.prompt_logprobs ? it : it.skip)('prompt logprobs', async () => {
+    const { max } = await promptLogprobErrors(name, device, 'float32');
+    expect(max).toBeLessThan(1e-3);
+  });
+}
+
+/** How far the log probabilities of the reference's prompts are off: mean and maximum, and the share of equal best tokens. */
+export async function promptLogprobErrors(name: string, device: DeviceType, dtype: ComputeDType): Promise<{ mean: number; max: number; sameBest: number }> {
+  const errors: number[] = [];
+  let same = 0;
+  let compared = 0;
+  await withModel(name, device, dtype, async (llm) => {
+    for (const row of readGolden(name).prompt_logprobs!) {
+      const promptTokenIds = row.ids.slice(0, llm.config.model.maxModelLen - 1);
+      const [output] = await llm.generate([{ promptTokenIds }], { promptLogprobs: 5, maxTokens: 1, temperature: 0 });
+      expect(output!.promptLogprobs).toHaveLength(promptTokenIds.length);
+      output!.promptLogprobs!.forEach((entries, i) => {
+        if (i === 0) return expect(entries).toBeNull();
+        expect(entries![0]!.tokenId).toBe(row.ids[i]);
+        errors.push(Math.abs(entries![0]!.logprob - row.logprobs[i]!));
+        const best = entries!.reduce((a, b) => (b.logprob > a.logprob ? b : a));
+        compared += 1;
+        if (best.tokenId === row.top5_ids[i]![0]) same += 1;
+      });
+    }
+  });
+  return { mean: errors.reduce((a, b) => a + b, 0) / errors.length, max: errors.reduce((a, b) => Math.max(a, b), 0), sameBest: same / compared };
+}
