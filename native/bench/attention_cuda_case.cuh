@@ -23,7 +23,7 @@ struct Sequence {
 struct Case {
   DType dtype = DType::BFloat16;
   int headDim = 128, numKvHeads = 2, group = 4;
-  std::vector<Sequence> sequences;
+  std::vector<Sequence> sequences = {};
   int window = 0;
   double softCap = 0;
   bool alibi = false, sinks = false;

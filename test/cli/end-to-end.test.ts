@@ -64,7 +64,7 @@ describeBuilt('the command, built, with the example model', () => {
   });
 
   test.each([
-    ['latency', ['--batch-size', '2', '--num-iters', '1', '--num-iters-warmup', '0'], 'decodeTokensPerSecond'],
+    ['latency', ['--batch-size', '2', '--num-iters', '1', '--num-iters-warmup', '0'], 'prefillTokensPerSecond'],
     ['throughput', ['--num-prompts', '3'], 'outputTokensPerSecond'],
   ])('bench %s needs no more than a config.json', (kind, flags, figure) => {
     const args = ['bench', kind, path.join(model, 'config.json'), '--load-format', 'dummy', '--input-len', '8', '--output-len', '4', '--json', ...flags];

@@ -37,8 +37,8 @@ describe('resolveVllmConfig', () => {
         interleavedSlidingWindow: null, tieWordEmbeddings: false, eosTokenIds: [1, 2], generationDefaults: { temperature: 0.5 },
         maxLogprobs: 20, enforceEager: false,
       },
-      cache: { blockSize: 16, numBlocks: null, kvCacheBytes: null, enablePrefixCaching: true },
-      scheduler: { maxNumBatchedTokens: 2048, maxNumSeqs: 256, enableChunkedPrefill: true, policy: 'fcfs' },
+      cache: { blockSize: 16, numBlocks: null, kvCacheBytes: null, gpuMemoryUtilization: 0.9, enablePrefixCaching: true },
+      scheduler: { maxNumBatchedTokens: 2048, maxNumSeqs: 256, enableChunkedPrefill: true, policy: 'fcfs', asyncScheduling: false },
       parallel: { tensorParallelSize: 1, tpRank: 0 },
       load: { loadFormat: 'auto' },
       quantization: null,
@@ -53,7 +53,7 @@ describe('resolveVllmConfig', () => {
       schedulingPolicy: 'priority', seed: 5, maxLogprobs: 3, enforceEager: true, maxModelLen: 100, loadFormat: 'safetensors', device: 'cpu',
     });
     expect(config.model).toMatchObject({ tokenizerPath: path.join(dir, 'tok'), dtype: 'float16', maxModelLen: 100, maxLogprobs: 3, enforceEager: true });
-    expect(config.cache).toEqual({ blockSize: 16, numBlocks: 9, kvCacheBytes: 1000, enablePrefixCaching: false });
+    expect(config.cache).toEqual({ blockSize: 16, numBlocks: 9, kvCacheBytes: 1000, gpuMemoryUtilization: 0.9, enablePrefixCaching: false });
     expect(config).toMatchObject({ seed: 5, device: { device: 'cpu', numThreads: 3 }, load: { loadFormat: 'safetensors' }, scheduler: { policy: 'priority' } });
   });
 
