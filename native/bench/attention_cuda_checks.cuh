@@ -138,6 +138,11 @@ inline std::vector<Case> hooksOf(Case c) {
   return cases;
 }
 
+inline void checkHooks(Checks& checks, const std::string& name, DType dtype, int headDim, const std::vector<std::pair<const char*, std::vector<Sequence>>>& batches) {
+  for (const auto& [what, sequences] : batches)
+    checks.group(name + what, hooksOf({.dtype = dtype, .headDim = headDim, .numKvHeads = 2, .group = 4, .sequences = sequences}));
+}
+
 inline void checkKernels(Checks& checks, DType dtype, int headDim) {
   const std::string name = std::string(dtypeName(dtype)) + " D=" + std::to_string(headDim) + " ";
   const auto lengths = decodes({1, 15, 16, 17, 255, 256, 257, 511, 1000, 3000, 2});
@@ -171,15 +176,7 @@ inline void checkKernels(Checks& checks, DType dtype, int headDim) {
   checks.group(name + "mixed, short queries, padding", mixtures);
   checks.group(name + "unaligned q", gaps);
   checks.group(name + "as many tokens as sequences", pure);
-  const Case hooks{.dtype = dtype, .headDim = headDim, .numKvHeads = 2, .group = 4, .sequences = {}};
-  const auto hooked = [&](std::vector<Sequence> sequences) {
-    Case with = hooks;
-    with.sequences = std::move(sequences);
-    return hooksOf(with);
-  };
-  checks.group(name + "decode with hooks", hooked(lengths));
-  checks.group(name + "prefill with hooks", hooked(chunks));
-  checks.group(name + "mixed with hooks", hooked(mixed));
+  checkHooks(checks, name, dtype, headDim, {{"decode with hooks", lengths}, {"prefill with hooks", chunks}, {"mixed with hooks", mixed}});
 }
 
 inline void checkPlain(Checks& checks) {

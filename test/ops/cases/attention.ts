@@ -31,6 +31,9 @@ const SHAPES: readonly Omit<AttentionCase, 'dtype'>[] = [
   { sequences: SMALL, numHeads: 2, numKvHeads: 1, headDim: 256 },
   { sequences: SMALL, numHeads: 5, numKvHeads: 1, headDim: 26, logitsSoftCap: 2, slidingWindow: 1 },
   { sequences: SMALL, numHeads: 37, numKvHeads: 1, headDim: 16 },
+  { sequences: SMALL, numHeads: 20, numKvHeads: 1, headDim: 64, slidingWindow: 40 },
+  { sequences: MIXED, numHeads: 4, numKvHeads: 1, headDim: 128, logitsSoftCap: 30 },
+  { sequences: DECODE, numHeads: 16, numKvHeads: 1, headDim: 96, sinks: true },
   { sequences: SMALL, numHeads: 2, numKvHeads: 2, headDim: 64, logitsSoftCap: 5, alibi: true, sinks: true, slidingWindow: 100 },
 ];
 
