@@ -42,19 +42,20 @@ export async function benchLatency(
     };
     const prefills: number[] = [];
     const totals: number[] = [];
+    const ceilings: Ceilings[] = [];
     const progress = createProgress(io);
     const runs = given.numItersWarmup + given.numIters;
     for (let run = 0; run < runs; run += 1) {
       progress.update('runs', run, runs);
+      const ceiling = await machineCeilings(llm);
       const [prefill, total] = [await timeOf(1), await timeOf(given.outputLen)];
-      if (run >= given.numItersWarmup) {
-        prefills.push(prefill);
-        totals.push(total);
-      }
+      if (run < given.numItersWarmup) continue;
+      prefills.push(prefill);
+      totals.push(total);
+      if (ceiling) ceilings.push(ceiling);
     }
     progress.stop();
-    const latency = latencyFigures(given, prefills, totals);
-    return { ...latency, ...commonFigures(llm, loadSeconds), ...(await ceilingFigures(llm, latency)) };
+    return { ...latencyFigures(given, prefills, totals), ...commonFigures(llm, loadSeconds), ...ceilingFigures(llm, given, prefills, totals, ceilings) };
   });
   await printResult('latency', model, given, result, io);
 }
@@ -118,38 +119,46 @@ function commonFigures(llm: LLM, loadSeconds: number) {
   };
 }
 
-/** What the machine can do, measured now with the same threads, and the share of it that was reached. */
-async function ceilingFigures(llm: LLM, latency: ReturnType<typeof latencyFigures>) {
-  const weights = llm.info.memory?.weights;
-  if (llm.config.device.device !== 'cpu' || weights === undefined) return {};
-  const { readBytesPerSecond, flops } = await machineCeilings(llm.config.device.numThreads);
-  const embedding = llm.config.model.tieWordEmbeddings ? 0 : llm.config.model.vocabSize * llm.config.model.hiddenSize * (llm.config.model.dtype === 'float32' ? 4 : 2);
-  // A decode step reads every weight but an untied embedding table, of which it takes single rows.
-  const decodeBytesPerSecond = (weights - embedding) / latency.secondsPerDecodeStep;
-  return {
-    weightBytes: weights,
-    kvCacheBytes: llm.info.memory?.kvCache,
-    machineReadGBs: readBytesPerSecond / 1e9,
-    decodeWeightGBs: decodeBytesPerSecond / 1e9,
-    decodeShareOfReadBandwidth: decodeBytesPerSecond / readBytesPerSecond,
-    machinePeakGflops: flops / 1e9,
-  };
+/** What the machine can do with the engine's threads. */
+interface Ceilings {
+  readonly readBytesPerSecond: number;
+  readonly flops: number;
 }
 
-/** Measured three times, best of each: the machine may be busy for a moment. */
-async function machineCeilings(threads: number): Promise<{ readBytesPerSecond: number; flops: number }> {
+/** Measured before every run, because other work on the machine comes and goes; null on devices that have their own benchmarks. */
+async function machineCeilings(llm: LLM): Promise<Ceilings | null> {
+  const { device, numThreads } = llm.config.device;
+  if (device !== 'cpu') return null;
   const binding = loadBinding();
-  const stream = binding.createStream(0, threads);
+  const stream = binding.createStream(0, numThreads);
   try {
-    let best = { readBytesPerSecond: 0, flops: 0 };
-    for (let i = 0; i < 3; i += 1) {
-      const [read, flops] = new Float64Array(await binding.probeMachine(stream, 2 ** 30));
-      best = { readBytesPerSecond: Math.max(best.readBytesPerSecond, read!), flops: Math.max(best.flops, flops!) };
-    }
-    return best;
+    const [readBytesPerSecond, flops] = new Float64Array(await binding.probeMachine(stream, 2 ** 27));
+    return { readBytesPerSecond: readBytesPerSecond!, flops: flops! };
   } finally {
     binding.destroyStream(stream);
   }
+}
+
+/** The share of the machine's ceilings that was reached, each run beside the ceilings measured just before it. */
+function ceilingFigures(llm: LLM, given: { batchSize: number; inputLen: number; outputLen: number }, prefills: readonly number[], totals: readonly number[], ceilings: readonly Ceilings[]) {
+  const { memory } = llm.info;
+  if (!memory || ceilings.length === 0) return {};
+  const { model } = llm.config;
+  const embeddingElements = model.vocabSize * model.hiddenSize;
+  const embeddingBytes = embeddingElements * (model.dtype === 'float32' ? 4 : 2);
+  // A decode step reads every weight but an untied embedding table, of which it takes single rows.
+  const decodeBytes = memory.weights - (model.tieWordEmbeddings ? 0 : embeddingBytes);
+  // A prompt token multiplies by every weight but the embedding and the LM head, which only the last token needs.
+  const prefillFlops = (2 * (memory.weights - embeddingBytes * (model.tieWordEmbeddings ? 1 : 2))) / (embeddingBytes / embeddingElements);
+  const stepSeconds = totals.map((total, i) => (total - prefills[i]!) / (given.outputLen - 1));
+  return {
+    weightBytes: memory.weights,
+    kvCacheBytes: memory.kvCache,
+    machineReadGBs: median(ceilings.map((c) => c.readBytesPerSecond)) / 1e9,
+    machinePeakGflops: median(ceilings.map((c) => c.flops)) / 1e9,
+    decodeShareOfReadBandwidth: median(stepSeconds.map((seconds, i) => decodeBytes / seconds / ceilings[i]!.readBytesPerSecond)),
+    prefillShareOfPeak: median(prefills.map((seconds, i) => (prefillFlops * given.batchSize * given.inputLen) / seconds / ceilings[i]!.flops)),
+  };
 }
 
 async function printResult(benchmark: string, model: string, given: BenchOptions, figures: object, io: CliIo): Promise<void> {

@@ -3,7 +3,7 @@ import { cast, scatterElements } from '../ops/copy';
 import { sample, samplingLogprobs, samplingPenalties, type SampledLogprobs } from '../ops/sampling';
 import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
-import type { Tensor } from '../tensor/tensor';
+import { Tensor } from '../tensor/tensor';
 import { narrow } from '../tensor/views';
 import { SamplerState } from './sampler-state';
 
@@ -31,6 +31,8 @@ export class Sampler {
   /** int32 [maxNumSeqs]: the token last drawn for each state row; the next step may read it without its leaving the device. */
   readonly lastTokens: Tensor;
   private readonly ids: Tensor;
+  /** Rows, then positions: one upload a step. */
+  private readonly inputs: Tensor;
   private readonly rows: Tensor;
   private readonly positions: Tensor;
 
@@ -42,8 +44,9 @@ export class Sampler {
     this.state = new SamplerState(device, maxNumSeqs, vocabSize);
     this.lastTokens = device.empty([maxNumSeqs], 'int32');
     this.ids = device.empty([maxNumSeqs], 'int32');
-    this.rows = device.empty([maxNumSeqs], 'int32');
-    this.positions = device.empty([maxNumSeqs], 'int32');
+    this.inputs = device.empty([2 * maxNumSeqs], 'int32');
+    this.rows = Tensor.view(this.inputs.storage, 'int32', 0, [maxNumSeqs], [1]);
+    this.positions = Tensor.view(this.inputs.storage, 'int32', 4 * maxNumSeqs, [maxNumSeqs], [1]);
   }
 
   /**
@@ -76,17 +79,29 @@ export class Sampler {
 
   dispose(): void {
     this.state.dispose();
-    for (const tensor of [this.lastTokens, this.ids, this.rows, this.positions]) tensor.disposeStorage();
+    for (const tensor of [this.rows, this.positions]) tensor.dispose();
+    for (const tensor of [this.lastTokens, this.ids, this.inputs]) tensor.disposeStorage();
+  }
+
+  private writeInputs(requests: readonly SampleRequest[]): void {
+    const n = requests.length;
+    const values = new Int32Array(2 * n);
+    requests.forEach((r, i) => {
+      values[i] = r.row;
+      values[n + i] = r.position;
+    });
+    this.inputs.write(values);
+    this.rows.rebind(this.inputs.storage, 0, [n], [1]);
+    this.positions.rebind(this.inputs.storage, 4 * n, [n], [1]);
   }
 
   private async queue(batch: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
     const n = requests.length;
     const logits = batch.size(0) === n ? batch : narrow(batch, 0, 0, n); // a captured step is padded
     const states = requests.map((r) => this.state.row(r.row));
-    for (const tensor of [this.ids, this.rows, this.positions]) tensor.rebind(tensor.storage, 0, [n], [1]);
-    this.rows.write(Int32Array.from(requests, (r) => r.row));
-    this.positions.write(Int32Array.from(requests, (r) => r.position));
-    const topK = Math.max(-1, ...states.map((s) => s.params.logprobs ?? -1));
+    this.ids.rebind(this.ids.storage, 0, [n], [1]);
+    this.writeInputs(requests);
+    const topK = states.reduce((most, s) => Math.max(most, s.params.logprobs ?? -1), -1);
     const penalties = states.some((s) => s.hasPenalties);
     const edits = penalties || states.some((s, i) => s.features.some((f) => f.isActive(requests[i]!.numOutputTokens)));
     const raw = topK >= 0 && edits ? cast(logits, 'float32') : logits;

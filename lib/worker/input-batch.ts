@@ -75,10 +75,11 @@ export class InputBatch {
       feedbackRows: new Int32Array(numTokens).fill(-1),
     };
     for (let i = scheduled.length; i < numSeqs; i++) inputs.queryStartLoc[i + 1] = i + 1;
+    const slots = new Int32Array(inputs.slotMapping.buffer);
     let token = 0;
     scheduled.forEach((s, i) => {
       const request = this.get(s.requestId);
-      this.fillTokens(inputs, token, s, request);
+      this.fillTokens(inputs, slots, token, s, request);
       token += s.numScheduledTokens;
       inputs.queryStartLoc[i + 1] = token;
       inputs.seqLens[i] = s.numComputedTokens + s.numScheduledTokens;
@@ -87,14 +88,18 @@ export class InputBatch {
     return inputs;
   }
 
-  private fillTokens(inputs: StepInputs, start: number, s: ScheduledRequest, { tokenIds, blockIds, row }: RequestState): void {
+  /** `slots` are the halves of slotMapping, low word first: arithmetic on BigInts costs more than the rest of this loop. */
+  private fillTokens(inputs: StepInputs, slots: Int32Array, start: number, s: ScheduledRequest, { tokenIds, blockIds, row }: RequestState): void {
     for (let i = 0; i < s.numScheduledTokens; i++) {
       const position = s.numComputedTokens + i;
       // A token that a step in flight is sampling is the last one of the request, and only the device knows it.
       if (position < tokenIds.length) inputs.inputIds[start + i] = tokenIds[position]!;
       else inputs.feedbackRows[start + i] = row;
       inputs.positions[start + i] = position;
-      inputs.slotMapping[start + i] = BigInt(blockIds[Math.floor(position / this.blockSize)]! * this.blockSize + (position % this.blockSize));
+      const offset = position % this.blockSize;
+      const slot = blockIds[(position - offset) / this.blockSize]! * this.blockSize + offset;
+      slots[2 * (start + i)] = slot;
+      slots[2 * (start + i) + 1] = Math.floor(slot / 2 ** 32);
     }
   }
 }

@@ -43,6 +43,8 @@ export class ModelRunner {
   private kvCache: KvCache | null = null;
   private logitRows: Tensor | null = null;
   private hiddenStates: Tensor | null = null;
+  /** logitRows holds 0, 1, ... up to here; 0 when it holds something else. */
+  private identityRows = 0;
   /** Settles when the results of the step queued last are taken in. */
   private collected: Promise<unknown> = Promise.resolve();
   private readonly graphs: CudaGraphRunner | null;
@@ -121,7 +123,9 @@ export class ModelRunner {
     const size = this.graphs.paddedSize(numSeqs);
     if (size === null) return null;
     const attention = this.buffers().upload(this.batch.buildInputs(step, size));
-    this.writeLogitRows(Array.from({ length: size }, (_, i) => i));
+    if (this.identityRows !== size) this.writeLogitRows(Array.from({ length: size }, (_, i) => i));
+    this.logitRows!.rebind(this.logitRows!.storage, 0, [size], [1]);
+    this.identityRows = size;
     return this.graphs.run(size, () => {
       this.forwardSpace.run(() => this.forward(attention));
       return this.logitsSpace.run(() => this.logits());
@@ -156,6 +160,7 @@ export class ModelRunner {
     const rows = this.logitRows!;
     rows.rebind(rows.storage, 0, [tokens.length], [1]);
     rows.write(Int32Array.from(tokens));
+    this.identityRows = 0;
   }
 
   private updateRequests(step: SchedulerOutput): void {

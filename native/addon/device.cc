@@ -152,8 +152,10 @@ napi_value probeMachine(napi_env env, napi_callback_info raw) {
     const int64_t size = info[1].ToNumber().Int64Value();
     auto result = std::make_shared<std::vector<char>>(2 * sizeof(double));
     stream.enqueue("probe", [&stream, size, result] {
-      std::vector<char> memory(static_cast<size_t>(size), 1);
-      const double figures[2] = {cpu::probeReadBandwidth(stream.pool(), memory.data(), size), cpu::probePeakFlops(stream.pool())};
+      char* memory = static_cast<char*>(stream.allocate(size));
+      std::memset(memory, 1, static_cast<size_t>(size));
+      const double figures[2] = {cpu::probeReadBandwidth(stream.pool(), memory, size), cpu::probePeakFlops(stream.pool())};
+      stream.deallocate(memory, size);
       std::memcpy(result->data(), figures, sizeof figures);
     });
     return c.fence(env, stream, result);

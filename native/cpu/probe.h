@@ -7,11 +7,11 @@
 
 namespace kvasir::cpu {
 
-// Bytes per second at which all threads together read `data` (once, after one read that is not counted). A plain sum.
+// Bytes per second at which all threads together read `data`: a plain sum, the mean of six rounds after a first one.
 double probeReadBandwidth(Pool& pool, const char* data, int64_t bytes);
 
 // Multiply-add operations per second of all threads with operands in registers: bfloat16 dot products where the processor
-// has them, else float32. One multiply-add counts as two.
+// has them, else float32. One multiply-add counts as two. The best of many short runs.
 double probePeakFlops(Pool& pool);
 
 }  // namespace kvasir::cpu
