@@ -12,4 +12,8 @@ struct FileView {
   int64_t strides[kMaxRank];
 };
 
+// Reads exactly `bytes` from `offset`; a short read is ERR_KVASIR_CHECKPOINT. pread, not a mapping: a file that shrinks meanwhile is an
+// error, not a SIGBUS.
+void readFully(int fd, char* to, int64_t bytes, int64_t offset);
+
 }  // namespace kvasir

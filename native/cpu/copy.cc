@@ -1,10 +1,7 @@
 #include "cpu/copy.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <cstring>
 #include <string>
 #include <type_traits>
@@ -64,19 +61,6 @@ int64_t rowOffset(const Tensor& shape, const int64_t* strides, int64_t r) {
     r /= shape.dims[axis];
   }
   return offset;
-}
-
-void readFully(int fd, char* to, int64_t bytes, int64_t offset) {
-  while (bytes > 0) {
-    const ssize_t got = pread(fd, to, static_cast<size_t>(std::min<int64_t>(bytes, 1 << 30)), offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0)
-      fail(kCheckpointError, "checkpoint file ended or failed: %lld bytes missing at offset %lld (%s)", static_cast<long long>(bytes),
-           static_cast<long long>(offset), got < 0 ? std::strerror(errno) : "end of file");
-    to += got;
-    bytes -= got;
-    offset += got;
-  }
 }
 
 }  // namespace
