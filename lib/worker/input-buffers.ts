@@ -1,6 +1,8 @@
 import type { AttentionMetadata } from '../attention/metadata';
 import type { DType } from '../config/vllm';
+import { scatterElements } from '../ops/copy';
 import type { Device, Storage } from '../tensor/device';
+import { inScope, TemporaryScope } from '../tensor/scope';
 import { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
 
@@ -55,19 +57,34 @@ const DTYPES: Readonly<Record<keyof StepInputs, DType>> = {
 
 const NAMES = Object.keys(DTYPES) as (keyof StepInputs)[];
 
+/** Entries of the block table that one upload can change. */
+const BLOCK_UPDATES = 1024;
+
+/** Changes of the block table that wait for the next step, and the memory through which they go. */
+interface BlockUpdates {
+  /** Places in the flattened table, and what belongs there. */
+  readonly indices: number[];
+  readonly ids: number[];
+  readonly memory: Tensor;
+  readonly indicesTensor: Tensor;
+  readonly idsTensor: Tensor;
+}
+
 /**
  * Device memory that a step's inputs are written to, allocated once. Steps of at most maxNumSeqs tokens (decoding) and
  * larger ones have a stretch each, so that either is one small upload and always lies at the same addresses.
  */
 export class InputBuffers {
   readonly blockTable: Tensor;
+  private readonly blockTableFlat: Tensor;
+  private readonly blockUpdates: BlockUpdates;
   private readonly storage: Storage;
   private readonly small: Layout;
   private readonly large: Layout;
   private readonly tensors: Readonly<Record<keyof StepInputs, Tensor>>;
 
   constructor(
-    device: Device,
+    private readonly device: Device,
     private readonly maxNumTokens: number,
     private readonly maxNumSeqs: number,
     readonly maxBlocksPerSeq: number,
@@ -78,6 +95,10 @@ export class InputBuffers {
     const make = (name: keyof StepInputs): Tensor => Tensor.view(this.storage, DTYPES[name], this.large.offsets[name], [1], [1]);
     this.tensors = Object.fromEntries(NAMES.map((name) => [name, make(name)])) as Record<keyof StepInputs, Tensor>;
     this.blockTable = device.empty([maxNumSeqs, maxBlocksPerSeq], 'int32');
+    this.blockTableFlat = Tensor.view(this.blockTable.storage, 'int32', 0, [maxNumSeqs * maxBlocksPerSeq], [1]);
+    const memory = device.empty([2 * BLOCK_UPDATES], 'int32');
+    const part = (): Tensor => Tensor.view(memory.storage, 'int32', 0, [1], [1]);
+    this.blockUpdates = { indices: [], ids: [], memory, indicesTensor: part(), idsTensor: part() };
   }
 
   get inputIds(): Tensor {
@@ -98,11 +119,12 @@ export class InputBuffers {
     return this.metadata(this.maxNumTokens, this.maxNumSeqs);
   }
 
-  /** Writes a step's inputs; the tensors have its sizes until the next call. */
+  /** Writes a step's inputs and the block ids noted before; the tensors have its sizes until the next call. */
   upload(step: StepInputs): AttentionMetadata {
     const numTokens = step.inputIds.length;
     const numSeqs = step.seqLens.length;
     const layout = numTokens <= this.maxNumSeqs ? this.small : this.large;
+    this.flushBlocks();
     this.place(layout, numTokens, numSeqs);
     const start = layout.offsets.slotMapping;
     const bytes = new Uint8Array(layout.bytes);
@@ -116,21 +138,40 @@ export class InputBuffers {
     return this.metadata(numTokens, numSeqs);
   }
 
-  /** Writes entries [start, start + ids.length) of a request's row of the block table. */
+  /**
+   * Notes that entries [start, start + ids.length) of a request's row of the block table are `ids`; they are written with the
+   * next {@link upload}, those of all requests in one go.
+   */
   writeBlocks(row: number, start: number, ids: readonly number[]): void {
-    if (start + ids.length > this.maxBlocksPerSeq)
-      throw new KvasirError('ERR_KVASIR_NATIVE', `a request got ${start + ids.length} blocks, its row of the block table holds ${this.maxBlocksPerSeq}`);
-    const view = Tensor.view(this.blockTable.storage, 'int32', (row * this.maxBlocksPerSeq + start) * 4, [ids.length], [1]);
-    try {
-      view.write(Int32Array.from(ids));
-    } finally {
-      view.dispose();
+    if (row < 0 || row >= this.maxNumSeqs || start + ids.length > this.maxBlocksPerSeq)
+      throw new KvasirError('ERR_KVASIR_NATIVE', `row ${row} got ${start + ids.length} blocks; the block table has ${this.maxNumSeqs} rows of ${this.maxBlocksPerSeq}`);
+    ids.forEach((id, i) => {
+      this.blockUpdates.indices.push(row * this.maxBlocksPerSeq + start + i);
+      this.blockUpdates.ids.push(id);
+    });
+  }
+
+  /** Stores what {@link writeBlocks} noted: one upload and one kernel for every {@link BLOCK_UPDATES} entries. */
+  private flushBlocks(): void {
+    const { indices, ids } = this.blockUpdates;
+    for (let start = 0; start < ids.length; start += BLOCK_UPDATES) {
+      const count = Math.min(BLOCK_UPDATES, ids.length - start);
+      const { memory, indicesTensor, idsTensor } = this.blockUpdates;
+      memory.write(Int32Array.from([...indices.slice(start, start + count), ...ids.slice(start, start + count)]));
+      indicesTensor.rebind(memory.storage, 0, [count], [1]);
+      idsTensor.rebind(memory.storage, 4 * count, [count], [1]);
+      inScope(new TemporaryScope(this.device), () => scatterElements(this.blockTableFlat, indicesTensor, idsTensor));
     }
+    indices.length = ids.length = 0;
   }
 
   dispose(): void {
     for (const name of NAMES) this.tensors[name].dispose();
     this.storage.dispose();
+    this.blockTableFlat.dispose();
+    this.blockUpdates.indicesTensor.dispose();
+    this.blockUpdates.idsTensor.dispose();
+    this.blockUpdates.memory.disposeStorage();
     this.blockTable.disposeStorage();
   }
 
