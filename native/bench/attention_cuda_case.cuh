@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "cuda/attention/attention.h"
 #include "cuda/cache_layout.cuh"
 #include "cuda/convert.cuh"
 #include "cuda/kernels.h"
@@ -187,16 +189,20 @@ class Batch {
     KVASIR_CUDA(cudaGetLastError());
   }
 
-  void launch() {
+  // Through the op, or (decode only, bfloat16) with an explicit plan.
+  void launch(const attention::DecodeLaunch* plan = nullptr) {
     MaybeTensor slopes, sinks;
     if (c_.alibi) slopes = tensorOf(slopes_->ptr(), DType::Float32, {numHeads_});
     if (c_.sinks) sinks = tensorOf(sinks_->ptr(), DType::Float32, {numHeads_});
-    pagedAttention(stream_, out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks);
+    if (plan == nullptr)
+      return pagedAttention(stream_, out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks);
+    const auto a = attention::argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks);
+    stream_.launch("decode", [&](cudaStream_t stream) { attention::decodeBFloat16(a, *plan, {stream, stream_.overlaps()}); });
   }
   // The bytes of out after one launch into poisoned memory.
-  std::vector<char> run() {
+  std::vector<char> run(const attention::DecodeLaunch* plan = nullptr) {
     KVASIR_CUDA(cudaMemsetAsync(out.data, 0xff, static_cast<size_t>(out.numel() * elementSize(c_.dtype)), stream_.handle()));
-    launch();
+    launch(plan);
     std::vector<char> bytes = out_->read<char>();
     bytes.resize(static_cast<size_t>(out.numel() * elementSize(c_.dtype)));
     return bytes;

@@ -57,6 +57,7 @@ class Checks {
  public:
   explicit Checks(CudaStream& stream) : stream_(stream) {}
   int failures() const { return failures_; }
+  CudaStream& stream() { return stream_; }
 
   void group(const std::string& name, const std::vector<Case>& cases) {
     int bad = 0;

@@ -5,6 +5,7 @@
 #include "cuda/access.cuh"
 #include "cuda/attention/plan.h"
 #include "cuda/cache_layout.cuh"
+#include "cuda/gemm/context.h"
 #include "cuda/kernels.h"
 
 namespace kvasir::cuda {
@@ -27,14 +28,18 @@ TileShape tileShape(const Arguments& a, bool oneTokenEach) {
 // graphs that are captured.
 DecodeLaunch planDecode(CudaStream& stream, const Arguments& a, const Tensor& blockTable, bool oneTokenEach) {
   const TileShape shape = tileShape(a, oneTokenEach), largest = tileShape(a, false);
-  const int64_t pairs = int64_t{a.numSeqs} * a.numKvHeads * shape.tiles;
+  const int64_t pairs = int64_t{a.numKvHeads} * shape.tiles;
   const int64_t mostPairs = std::max<int64_t>(blockTable.dims[0], a.numSeqs) * a.numKvHeads * largest.tiles;
-  const int64_t floats = decodePartials(mostPairs, stream.multiprocessors()) * largest.rows * (a.headDim + 2);
   DecodeLaunch d;
   d.tiles = shape.tiles;
   d.tileRows = shape.rows;
-  d.splits = decodeSplits(pairs, blockTable.dims[1] * kPageTokens, stream.multiprocessors());
+  d.few = decodeOccupancy(a.headDim, decodeTileRows(a.headDim, shape.rows) / 8) * stream.multiprocessors();
+  d.many = kManyBlocks * stream.multiprocessors();
+  d.blockTokens = 0;
+  d.minLeafTokens = stream.gemm().options().batchInvariant ? kMinLeafTokens : 0;
+  d.slots = a.numSeqs + static_cast<int>(mostSplits(a.numSeqs, pairs, d.many, blockTable.dims[1] * kPageTokens));
   d.all = oneTokenEach;
+  const int64_t floats = int64_t{d.many} * largest.rows * (a.headDim + 2);
   d.partials = static_cast<float*>(stream.scratch(floats * static_cast<int64_t>(sizeof(float))));
   d.arrivals = stream.counters(mostPairs);
   return d;
@@ -52,7 +57,8 @@ void launchTensorCore(CudaStream& stream, const Arguments& a, DType dtype, const
   const bool half = dtype == DType::Float16, oneTokenEach = a.numTokens == a.numSeqs;
   if (a.numSeqs > 0) {
     const DecodeLaunch d = planDecode(stream, a, blockTable, oneTokenEach);
-    half ? decodeFloat16(a, d, s) : decodeBFloat16(a, d, s);
+    const Chain chain{s, stream.overlaps()};
+    half ? decodeFloat16(a, d, chain) : decodeBFloat16(a, d, chain);
   }
   if (oneTokenEach) return;
   if (!fitsPrefill(stream, a.headDim)) plain(a, dtype, true, s);
@@ -62,10 +68,9 @@ void launchTensorCore(CudaStream& stream, const Arguments& a, DType dtype, const
 
 }  // namespace
 
-void pagedAttention(CudaStream& stream, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
-                    const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
-                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks) {
-  if (out.numel() == 0) return;
+Arguments attention::argumentsOf(const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
+                                 const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
+                                 const MaybeTensor& alibiSlopes, const MaybeTensor& sinks) {
   Arguments a;
   a.out = out.data;
   a.q = q.data;
@@ -90,6 +95,14 @@ void pagedAttention(CudaStream& stream, const Tensor& out, const Tensor& q, cons
   a.softCap = static_cast<float>(logitsSoftCap);
   const int64_t size = elementSize(q.dtype);
   a.alignedQ = accessBytes({addressOf(q), a.qTokenStride * size, a.qHeadStride * size}) == 16;
+  return a;
+}
+
+void pagedAttention(CudaStream& stream, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
+                    const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
+                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks) {
+  if (out.numel() == 0) return;
+  const Arguments a = argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStartLoc, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks);
   const bool tensorCores = q.dtype != DType::Float32 && hasTensorCoreKernel(a.headDim) && accessBytes({addressOf(out), addressOf(kvCache)}) == 16;
   stream.launch("pagedAttention", [&](cudaStream_t s) {
     if (tensorCores) launchTensorCore(stream, a, q.dtype, blockTable, s);

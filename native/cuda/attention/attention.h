@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/tensor.h"
+#include "cuda/dependent_launch.cuh"
 
 namespace kvasir::cuda::attention {
 
@@ -23,18 +25,27 @@ struct Arguments {
   bool alignedQ;  // rows of q can be read 16 bytes at a time
 };
 
+// How a decode launch is cut into blocks. Results are the same bits whatever it says, for the same minLeafTokens.
 struct DecodeLaunch {
-  int tiles;       // per (sequence, kv head)
-  int tileRows;    // rows of a tile that can be used
-  int splits;      // see decodeSplits()
-  bool all;        // every sequence belongs to this kernel, whatever its length, and the rows of padding tokens too
-  float* partials;     // [numSeqs * numKvHeads * tiles][splits][tileRows][headDim + 2]
+  int tiles;           // per (sequence, kv head)
+  int tileRows;        // rows of a tile that can be used
+  int slots;           // blocks of each kv head and tile
+  int few, many;       // see blockTokens()
+  int blockTokens;     // instead of what blockTokens() says, unless 0
+  int minLeafTokens;   // 0: a block's share is one leaf
+  bool all;            // every sequence belongs to this kernel, whatever its length, and the rows of padding tokens too
+  float* partials;     // [slots of sequences with more than one][numKvHeads * tiles][tileRows][headDim + 2]
   int32_t* arrivals;   // [numSeqs * numKvHeads * tiles], zero between launches
 };
 
+// The arguments of a call of the op.
+Arguments argumentsOf(const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows, const Tensor& seqLens,
+                      const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap, const MaybeTensor& alibiSlopes,
+                      const MaybeTensor& sinks);
+
 // Tokens of at most 16 (8 for headDim 256) rows against split keys. 16-bit types, headDim of hasTensorCoreKernel().
-void decodeFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s);
-void decodeBFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s);
+void decodeFloat16(const Arguments& a, const DecodeLaunch& d, Chain s);
+void decodeBFloat16(const Arguments& a, const DecodeLaunch& d, Chain s);
 // All sequences that are not isDecode(), and the padding.
 void prefillFloat16(const Arguments& a, cudaStream_t s);
 void prefillBFloat16(const Arguments& a, cudaStream_t s);
@@ -49,7 +60,8 @@ constexpr bool hasTensorCoreKernel(int64_t headDim) {
 // Rows of a decode tile: with 256 dimensions the registers hold eight.
 constexpr int decodeTileRows(int64_t headDim, int rows) { return rows <= 8 || headDim == 256 ? 8 : 16; }
 
-// Shared memory of a prefill block: queries, and two stages of 64 keys and values.
-constexpr int64_t prefillSharedBytes(int64_t headDim) { return (128 + 2 * 2 * 64) * headDim * 2; }
+// Shared memory of a prefill block: queries, and two stages of 64 keys and values, from where rows do not straddle a multiple of their size.
+inline constexpr int kPrefillAlignment = 512;
+constexpr int64_t prefillSharedBytes(int64_t headDim) { return (128 + 2 * 2 * 64) * headDim * 2 + kPrefillAlignment; }
 
 }  // namespace kvasir::cuda::attention

@@ -1,14 +1,14 @@
 // Decode attention: few query rows against many keys (split-KV; Dao et al., Flash-Decoding, 2023).
 //
-// Grid (kv head x tile of rows, sequence, split), 128 threads. The query rows of a sequence and kv head are its tokens x the group's heads;
-// a tile of up to 8 * kTiles of them is one matrix operand. The keys it attends are cut into leaves (plan.h); block `split` works through
-// leaves split, split + splits, .., in each of which warp w takes pages w, w + 4, ... The results of warps merge in order, those of leaves
-// as a tree: leaf i with leaf i + 16, then i + 8, 4, 2, 1. A block's own leaves are a subtree, so the number of blocks does not change a
-// bit. The block that arrives last merges the blocks' results and writes the rows.
+// Grid (kv head x tile of rows, slot), 128 threads. A slot is a part of a sequence (decode_plan.cuh). The query rows of a sequence and kv
+// head are its tokens x the group's heads; a tile of up to 8 * kTiles of them is one matrix operand. The keys it attends are cut into
+// leaves (plan.h); block `split` works through leaves split, split + splits, .., in each of which warp w takes pages w, w + 4, ... The
+// results of warps merge in order, those of leaves as a tree: leaf i with leaf i + 16, then i + 8, 4, 2, 1. A block's own leaves are a
+// subtree, so the number of blocks does not change a bit. The block that arrives last merges the blocks' results and writes the rows.
 #pragma once
 
+#include "cuda/attention/decode_plan.cuh"
 #include "cuda/attention/decode_warp.cuh"
-#include "cuda/attention/plan.h"
 #include "cuda/convert.cuh"
 
 namespace kvasir::cuda::attention {
@@ -99,28 +99,39 @@ __device__ __forceinline__ RowState<D> mergeWarps(const float* records, int row,
   return state;
 }
 
-// Values `x`, x + kStep, x + 2 kStep, .. of a row's partial results as the tree merges them. Lane x keeps the factors of each level's node x.
-template <int kStep>
-__device__ __forceinline__ float2 mergePartials(const float* values, int64_t distance, const float2 (&factors)[kStackLevels], int level, int x, int used) {
-  if constexpr (kStep == kMaxLeaves) {
-    return __ldcg(reinterpret_cast<const float2*>(values + x * distance));
-  } else {
-    const float2 left = mergePartials<2 * kStep>(values, distance, factors, level - 1, x, used);
-    if (x + kStep >= used) return left;
-    const float2 right = mergePartials<2 * kStep>(values, distance, factors, level - 1, x + kStep, used);
-    return mergeValues(left, right, make_float2(__shfl_sync(0xffffffffu, factors[level].x, x), __shfl_sync(0xffffffffu, factors[level].y, x)));
-  }
+// One level of the tree of partial results, and those above it. Lane x keeps the factors of each level's node x.
+template <int kHalf>
+__device__ __forceinline__ void mergeLevels(float2 (&v)[kMaxLeaves], const float2 (&factors)[kStackLevels], int used) {
+  constexpr int kLevel = kHalf == 16 ? 0 : kHalf == 8 ? 1 : kHalf == 4 ? 2 : kHalf == 2 ? 3 : 4;
+  if (kHalf < used)
+#pragma unroll
+    for (int x = 0; x < kHalf; ++x) {
+      const float2 f = make_float2(__shfl_sync(0xffffffffu, factors[kLevel].x, x), __shfl_sync(0xffffffffu, factors[kLevel].y, x));
+      if (x + kHalf < used) v[x] = mergeValues(v[x], v[x + kHalf], f);
+    }
+  if constexpr (kHalf > 1) mergeLevels<kHalf / 2>(v, factors, used);
+}
+
+// One pair of a row's values in each of `used` partial results, merged as the tree does it.
+__device__ __forceinline__ float2 mergePartials(const float* values, int distance, const float2 (&factors)[kStackLevels], int used) {
+  static_assert(kMaxLeaves == 32 && kStackLevels == 5);
+  float2 v[kMaxLeaves];
+#pragma unroll
+  for (int x = 0; x < kMaxLeaves; ++x, values += distance) v[x] = x < used ? __ldcg(reinterpret_cast<const float2*>(values)) : make_float2(0, 0);
+  mergeLevels<kMaxLeaves / 2>(v, factors, used);
+  return v[0];
 }
 
 // Merges the blocks' partial results of a row, the top of the tree, and writes the row.
 template <class T, int D>
-__device__ __forceinline__ void combineRow(const Arguments& a, const Tile& tile, const float* partials, int64_t distance, int row, int used, int lane) {
+__device__ __forceinline__ void combineRow(const Arguments& a, const Tile& tile, const float* partials, int distance, int row, int used, int lane) {
   RowState<D> state;
   state.m = negativeInfinity();
   state.l = 0;
   if (lane < used) {
-    state.m = __ldcg(partials + lane * distance + D);
-    state.l = __ldcg(partials + lane * distance + D + 1);
+    const float2 ml = __ldcg(reinterpret_cast<const float2*>(partials + lane * distance + D));
+    state.m = ml.x;
+    state.l = ml.y;
   }
   float2 factors[kStackLevels];
 #pragma unroll
@@ -133,26 +144,36 @@ __device__ __forceinline__ void combineRow(const Arguments& a, const Tile& tile,
   state.m = __shfl_sync(0xffffffffu, state.m, 0);
   state.l = __shfl_sync(0xffffffffu, state.l, 0);
 #pragma unroll
-  for (int i = 0; i < RowState<D>::kPairs; ++i)
-    state.o[i] = mergePartials<1>(partials + min(2 * lane + 64 * i, D - 2), distance, factors, kStackLevels - 1, 0, used);
+  for (int i = 0; i < RowState<D>::kPairs; ++i) state.o[i] = mergePartials(partials + min(2 * lane + 64 * i, D - 2), distance, factors, used);
   writeRow<T, D>(a, tile, row, state, lane);
 }
+
+// What a block knows of its work, in shared memory: registers are for keys and values.
+struct BlockState {
+  Tile tile;
+  DecodeSlot slot;
+  int used;     // blocks that have leaves
+  int context;  // tokens before the query
+  KeyRange keys;
+  BlockLeaves leaves;
+};
 
 template <class T, int D, int kTiles>
 struct DecodeBlock {
   const Arguments& a;
   const DecodeLaunch& d;
-  const Tile& tile;
+  const BlockState& b;
   float* shared;  // records [4 warps][tileRows], then [levels][tileRows]
   int warp, lane;
 
+  // Partial results of a kv head and tile are gridDim.x apart.
   __device__ __forceinline__ float* partial(int split, int row) const {
-    return d.partials + ((tile.pair * d.splits + split) * d.tileRows + row) * (D + 2);
+    return d.partials + ((int64_t{b.slot.first + split} * gridDim.x + blockIdx.x) * d.tileRows + row) * (D + 2);
   }
 
   // Position `at` (of 2^depth) of the block's leaves in tree order is done, `have`: it was a leaf. Merges what is complete; after the
   // last one stores the block's result. held: levels of the stack that hold a state.
-  __device__ __forceinline__ void push(int at, int depth, bool have, bool alone, uint32_t& held) const {
+  __device__ __forceinline__ void push(int at, int depth, bool have, uint32_t& held) const {
     const int level = __ffs(~at) - 1;
     const uint32_t joins = held & ((1u << level) - 1);
     const bool done = level == depth;
@@ -160,54 +181,57 @@ struct DecodeBlock {
     if (!have && !joins) return;
     if (!done) held |= 1u << level;
     float* stack = shared + kDecodeWarps * d.tileRows * recordStride(D);
-    for (int row = warp; row < tile.rows; row += kDecodeWarps) {
+    for (int row = warp; row < b.tile.rows; row += kDecodeWarps) {
       RowState<D> state;
-      state.clear();
+      bool empty = !have;
       if (have) state = mergeWarps<D>(shared, row, d.tileRows, lane);
       for (int i = 0; i < level; ++i)
         if (joins >> i & 1) {
           RowState<D> left;
           left.load(stack + (i * d.tileRows + row) * recordStride(D), lane);
-          merge(left, state);
+          if (!empty) merge(left, state);
           state = left;
+          empty = false;
         }
       if (!done) state.store(stack + (level * d.tileRows + row) * recordStride(D), lane);
-      else if (alone) writeRow<T, D>(a, tile, row, state, lane);
-      else state.store(partial(blockIdx.z, row), lane);
+      else if (b.used == 1) writeRow<T, D>(a, b.tile, row, state, lane);
+      else state.store(partial(b.slot.split, row), lane);
     }
     __syncwarp();
   }
 
-  // Leaves `split`, split + blocks, .. of `leaves`.
-  __device__ __forceinline__ void attend(const TileKeys<T>& keys, int context, int base, int leaf, int leaves, int blocks) const {
+  __device__ __forceinline__ void attend(const int32_t* table) const {
     const Logits logit(a);
+    const volatile BlockLeaves& leaves = b.leaves;
+    const int page = kPageTokens * D;
+    PageStream<T> pages{leaves, static_cast<const T*>(a.cache) + int64_t{b.tile.kvHead} * page, table, a.numKvHeads * page};
+    pages.begin();
     DecodeWarp<T, D, kTiles> w;
-    loadQueries(w, a, tile, context, lane);
-    const int split = blockIdx.z, mine = (leaves - split + blocks - 1) / blocks;
-    const int depth = mine > 1 ? 32 - __clz(mine - 1) : 0;
+    loadQueries(w, a, b.tile, b.context, lane);
+    w.begin(pages, lane);
     uint32_t held = 0;
-    for (int at = 0; at < 1 << depth; ++at) {
-      const int index = depth ? static_cast<int>(__brev(at) >> (32 - depth)) : 0;
-      const bool have = index < mine;
+    for (int at = 0; at < 1 << leaves.depth; ++at) {
+      const bool have = leaves.has(at);
       if (have) {
-        const int from = base + (split + index * blocks) * leaf, to = min(from + leaf, keys.hi);
-        w.attend(keys, logit, from / kPageTokens + warp, (to + kPageTokens - 1) / kPageTokens, lane);
+        w.clear();
+        const int end = leaves.endPage(at);
+        for (int i = leaves.firstPage(at) + warp; i < end; i += kDecodeWarps) w.attend(pages, b.keys, logit, i * kPageTokens, lane);
         __syncthreads();  // the records are free
-        w.store(shared + warp * d.tileRows * recordStride(D), recordStride(D), tile.rows, lane);
+        w.store(shared + warp * d.tileRows * recordStride(D), recordStride(D), b.tile.rows, lane);
         __syncthreads();
       }
-      push(at, depth, have, min(blocks, leaves) == 1, held);
+      push(at, leaves.depth, have, held);
     }
   }
 
   // True in the block that is last to get here; its partial results and all others' are then visible to it.
-  __device__ __forceinline__ bool arriveLast(int used) const {
+  __device__ __forceinline__ bool arriveLast() const {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-      last = atomicAdd(d.arrivals + tile.pair, 1) == used - 1;
-      if (last) d.arrivals[tile.pair] = 0;
+      __threadfence();
+      last = atomicAdd(d.arrivals + b.tile.pair, 1) == b.used - 1;
+      if (last) d.arrivals[b.tile.pair] = 0;
       __threadfence();
     }
     __syncthreads();
@@ -216,50 +240,61 @@ struct DecodeBlock {
 };
 
 template <class T, int D, int kTiles>
-__global__ void __launch_bounds__(kDecodeWarps * 32, D <= 128 && kTiles == 1 ? 3 : 2) decodeKernel(const Arguments a, const DecodeLaunch d) {
+__global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles)) decodeKernel(const Arguments a, const DecodeLaunch d) {
   extern __shared__ float4 sharedMemory[];
-  const int sequence = blockIdx.y, split = blockIdx.z, tileIndex = blockIdx.x % d.tiles;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int start = a.queryStarts[sequence], queryLen = a.queryStarts[sequence + 1] - start, seqLen = a.seqLens[sequence];
+  __shared__ BlockState state;
+  const int tileIndex = blockIdx.x % d.tiles, warp = threadIdx.x / 32, lane = threadIdx.x % 32, token = blockIdx.y;
+  Tile tile{static_cast<int>(blockIdx.x) / d.tiles, 0, 0, 0, 0};
+  letNextStart();
+  // The plan is worked out while the kernel before still runs: lengths and block tables are inputs of the step, which copies and kernels
+  // that never let the next one start early have written.
+  DecodeSlot slot;
+  const bool found = findSlot(a, d, token, lane, slot);
+  const int32_t* table = found ? a.blockTable + a.seqRows[slot.sequence] * a.blockTableStride : nullptr;
+  if (found) asm volatile("prefetch.global.L1 [%0];" ::"l"(table + warp));
+  waitForPrevious();
+  if (d.all && tileIndex == 0 && token < a.numTokens && token >= a.queryStarts[a.numSeqs])
+    zeroRows<T, D>(a, Tile{tile.kvHead, token, 0, a.group, 0});  // as many tokens as sequences, and at least as many slots
+  if (!found) return;
+  const int queryLen = a.queryStarts[slot.sequence + 1] - a.queryStarts[slot.sequence], seqLen = a.seqLens[slot.sequence];
   const int total = queryLen * a.group, perRound = d.tiles * d.tileRows;
-  Tile tile{static_cast<int>(blockIdx.x) / d.tiles, start, 0, 0, (int64_t{sequence} * a.numKvHeads) * d.tiles + blockIdx.x};
-  if (d.all && split == 0 && tileIndex == 0 && sequence >= a.queryStarts[a.numSeqs])
-    zeroRows<T, D>(a, Tile{tile.kvHead, sequence, 0, a.group, 0});  // as many tokens as sequences: one token of padding each
-  if (!d.all && !isDecode(queryLen, a.group)) return;
-  const int blocks = total <= perRound ? d.splits : 1;  // a long query in a launch for decode: one block does it all
-  if (split >= blocks) return;
+  tile.firstToken = a.queryStarts[slot.sequence];
+  tile.pair = int64_t{slot.sequence} * gridDim.x + blockIdx.x;
   for (tile.first = tileIndex * d.tileRows; tile.first < total; tile.first += perRound) {
     tile.rows = min(d.tileRows, total - tile.first);
     if (seqLen <= 0) {
-      if (split == 0) zeroRows<T, D>(a, tile);
+      zeroRows<T, D>(a, tile);
       continue;
     }
     const int context = seqLen - queryLen, minPos = context + tile.first / a.group, maxPos = context + (tile.first + tile.rows - 1) / a.group;
     const int lo = a.window > 0 ? max(0, minPos - a.window + 1) : 0, hi = maxPos + 1, base = lo / kPageTokens * kPageTokens;
-    const int leaf = leafTokens(hi - base), leaves = (hi - base + leaf - 1) / leaf, used = min(blocks, leaves);
-    if (split >= used) return;
-    const int64_t headStride = int64_t{kPageTokens} * D, valueOffset_ = a.numKvHeads * headStride;
-    const TileKeys<T> keys{static_cast<const T*>(a.cache) + tile.kvHead * headStride, a.blockTable + a.seqRows[sequence] * a.blockTableStride,
-                           2 * valueOffset_, valueOffset_, lo, hi, minPos, maxPos, a.window};
-    const DecodeBlock<T, D, kTiles> block{a, d, tile, reinterpret_cast<float*>(sharedMemory), warp, lane};
-    block.attend(keys, context, base, leaf, leaves, blocks);
-    if (used == 1 || !block.arriveLast(used)) continue;
-    for (int row = warp; row < tile.rows; row += kDecodeWarps)
-      combineRow<T, D>(a, tile, block.partial(0, row), int64_t{d.tileRows} * (D + 2), row, used, lane);
+    const int leaf = d.minLeafTokens > 0 ? leafTokens(hi - base, d.minLeafTokens) : leafTokens(hi - base, 0, slot.splits), leaves = (hi - base + leaf - 1) / leaf, used = min(slot.splits, leaves);
+    if (slot.split >= used) return;
+    const int count = (leaves - slot.split + slot.splits - 1) / slot.splits;
+    __syncthreads();  // all are done with the round before
+    if (threadIdx.x == 0)
+      state = {tile, slot, used, context, {lo, hi, minPos, maxPos, a.window}, {base, hi, leaf, slot.split, slot.splits, count, count > 1 ? 32 - __clz(count - 1) : 0}};
+    __syncthreads();
+    const DecodeBlock<T, D, kTiles> block{a, d, state, reinterpret_cast<float*>(sharedMemory), warp, lane};
+    block.attend(table);
+    if (state.used == 1 || !block.arriveLast()) continue;
+    for (int row = warp; row < state.tile.rows; row += kDecodeWarps)
+      combineRow<T, D>(a, state.tile, block.partial(0, row), static_cast<int>(gridDim.x) * d.tileRows * (D + 2), row, state.used, lane);
   }
 }
 
 template <class T, int D, int kTiles>
-void launchDecode(const Arguments& a, const DecodeLaunch& d, cudaStream_t s) {
+void launchDecode(const Arguments& a, const DecodeLaunch& d, Chain chain) {
   const auto kernel = decodeKernel<T, D, kTiles>;
   const int bytes = static_cast<int>(decodeSharedBytes(D, d.tileRows));
   if (bytes > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  const dim3 grid(static_cast<unsigned>(a.numKvHeads * d.tiles), static_cast<unsigned>(a.numSeqs), static_cast<unsigned>(d.splits));
-  kernel<<<grid, kDecodeWarps * 32, static_cast<size_t>(bytes), s>>>(a, d);
+  const dim3 grid(static_cast<unsigned>(a.numKvHeads * d.tiles), static_cast<unsigned>(d.slots));
+  chain.sharedBytes = bytes;
+  launchChained(chain, kernel, grid, kDecodeWarps * 32, a, d);
 }
 
 template <class T>
-void dispatchDecode(const Arguments& a, const DecodeLaunch& d, cudaStream_t s) {
+void dispatchDecode(const Arguments& a, const DecodeLaunch& d, Chain s) {
   const bool two = d.tileRows > 8;
   switch (a.headDim) {
     case 64: return two ? launchDecode<T, 64, 2>(a, d, s) : launchDecode<T, 64, 1>(a, d, s);

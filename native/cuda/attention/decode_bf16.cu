@@ -2,6 +2,6 @@
 
 namespace kvasir::cuda::attention {
 
-void decodeBFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s) { dispatchDecode<__nv_bfloat16>(a, d, s); }
+void decodeBFloat16(const Arguments& a, const DecodeLaunch& d, Chain s) { dispatchDecode<__nv_bfloat16>(a, d, s); }
 
 }  // namespace kvasir::cuda::attention

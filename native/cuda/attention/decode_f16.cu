@@ -2,6 +2,6 @@
 
 namespace kvasir::cuda::attention {
 
-void decodeFloat16(const Arguments& a, const DecodeLaunch& d, cudaStream_t s) { dispatchDecode<__half>(a, d, s); }
+void decodeFloat16(const Arguments& a, const DecodeLaunch& d, Chain s) { dispatchDecode<__half>(a, d, s); }
 
 }  // namespace kvasir::cuda::attention

@@ -53,15 +53,60 @@ __device__ __forceinline__ void loadValue(uint32_t (&words)[D / 16], const T* ro
   if constexpr (D % 32 != 0) words[D / 16 - 1] = __ldcs(reinterpret_cast<const uint32_t*>(row + D - 16 + g * 2));
 }
 
-// Rows of a tile and the keys they see; the same in all lanes.
-template <class T>
-struct TileKeys {
-  const T* cache;        // the kv head's page of block 0
-  const int32_t* table;  // the sequence's blocks
-  int64_t blockStride, valueOffset;
-  int lo, hi;          // keys that some row attends
+// Keys that the rows of a tile see. In shared memory and volatile, because registers are short: read anew where it is needed.
+struct KeyRange {
+  int lo, hi;          // that some row attends
   int minPos, maxPos;  // of the rows
   int window;
+};
+
+// The leaves of a block, in the order of the tree: position `at` of 2^depth, of which some are empty. Volatile as KeyRange.
+struct BlockLeaves {
+  int base, hi;  // keys
+  int tokens;    // of a leaf
+  int split, blocks, count, depth;
+
+  __device__ __forceinline__ int index(int at) const volatile { return depth ? static_cast<int>(__brev(at) >> (32 - depth)) : 0; }
+  __device__ __forceinline__ bool has(int at) const volatile { return index(at) < count; }
+  __device__ __forceinline__ int from(int at) const volatile { return base + (split + index(at) * blocks) * tokens; }
+  __device__ __forceinline__ int firstPage(int at) const volatile { return from(at) / kPageTokens; }
+  __device__ __forceinline__ int endPage(int at) const volatile { return (min(from(at) + tokens, hi) + kPageTokens - 1) / kPageTokens; }
+};
+
+// The pages of a warp, one after the other over all of its block's leaves: where one leaf's results are merged, the next one's first page
+// is already under way.
+template <class T>
+struct PageStream {
+  const volatile BlockLeaves& leaves;
+  const T* cache;        // the kv head's page of block 0
+  const int32_t* table;  // the sequence's blocks
+  int valueOffset;       // elements between the pages of a block's keys and values, and half of those between blocks
+  int at, page, end;
+  bool more;
+  int32_t block;  // of `page`
+
+  __device__ __forceinline__ void begin() {
+    at = -1;
+    page = end = 0;
+    find(static_cast<int>(threadIdx.x) / 32);
+  }
+  __device__ __forceinline__ void find(int warp) {
+    while (page >= end) {
+      more = ++at < 1 << leaves.depth;
+      if (!more) return;
+      if (!leaves.has(at)) continue;
+      page = leaves.firstPage(at) + warp;
+      end = leaves.endPage(at);
+    }
+    block = table[page];
+  }
+  // The key page to load now.
+  __device__ __forceinline__ const T* take() {
+    const T* memory = cache + int64_t{2} * block * valueOffset;
+    page += kDecodeWarps;
+    find(static_cast<int>(threadIdx.x) / 32);
+    return memory;
+  }
 };
 
 template <class T, int D, int kTiles>
@@ -120,15 +165,16 @@ struct DecodeWarp {
   }
 
   // s: (key g; rows 2t, 2t + 1), (key g + 8; same rows).
-  __device__ __forceinline__ void logits(float (&s)[kTiles][4], const Logits& logit, int firstKey, const TileKeys<T>& keys, int g) {
-    const bool edge = firstKey + kPageTokens - 1 > keys.minPos || (keys.window > 0 && firstKey <= keys.maxPos - keys.window);
+  __device__ __forceinline__ void logits(float (&s)[kTiles][4], const Logits& logit, int firstKey, const volatile KeyRange& keys, int g) {
+    const int window = keys.window;
+    const bool edge = firstKey + kPageTokens - 1 > keys.minPos || (window > 0 && firstKey <= keys.maxPos - window);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const int distance = firstKey + g + (c & 2) * 4 - pos[tile][c & 1];
         s[tile][c] = logit(s[tile][c], slope[tile][c & 1], distance);
-        if (edge && (distance > 0 || (keys.window > 0 && distance <= -keys.window))) s[tile][c] = negativeInfinity();
+        if (edge && (distance > 0 || (window > 0 && distance <= -window))) s[tile][c] = negativeInfinity();
       }
   }
 
@@ -174,33 +220,33 @@ struct DecodeWarp {
     }
   }
 
-  // Attends pages first, first + 4, .. before `end`. The next page's keys load during this page's softmax and product with the values,
-  // its values during its scores.
-  __device__ __forceinline__ void attend(const TileKeys<T>& keys, const Logits& logit, int first, int end, int lane) {
-    const int g = lane / 4, t = lane % 4, count = first < end ? (end - first + kDecodeWarps - 1) / kDecodeWarps : 0;
-    clear();
-    if (count == 0) return;
-    int32_t ids = lane < count ? keys.table[first + kDecodeWarps * lane] : 0;
-    const T* page = keys.cache + __shfl_sync(0xffffffffu, ids, 0) * keys.blockStride;
-    loadKeys(page, g, t);
-    loadValues(page + keys.valueOffset, g, t);
-    for (int i = 0; i < count; ++i) {
-      const int firstKey = (first + kDecodeWarps * i) * kPageTokens;
-      float s[kTiles][4];
-      uint32_t p[kTiles][2];
-      scores(s);
-      const bool more = i + 1 < count;
-      if (more) {
-        if ((i + 1) % 32 == 0) ids = i + 1 + lane < count ? keys.table[first + kDecodeWarps * (i + 1 + lane)] : 0;
-        page = keys.cache + __shfl_sync(0xffffffffu, ids, (i + 1) % 32) * keys.blockStride;
-        loadKeys(page, g, t);
-      }
-      logits(s, logit, firstKey, keys, g);
-      weights(s, p);
-      if (firstKey < keys.lo || firstKey + kPageTokens > keys.hi) clearValues(firstKey, keys.lo, keys.hi, t);
-      addValues(p);
-      if (more) loadValues(page + keys.valueOffset, g, t);
+  // Loads the warp's first page, if it has any.
+  __device__ __forceinline__ void begin(PageStream<T>& pages, int lane) {
+    if (!pages.more) return;
+    const T* page = pages.take();
+    loadKeys(page, lane / 4, lane % 4);
+    loadValues(page + pages.valueOffset, lane / 4, lane % 4);
+  }
+
+  // Attends the page of `firstKey`, which is loaded. The next page's keys load during its softmax and its product with the values, the
+  // next values during the next scores.
+  __device__ __forceinline__ void attend(PageStream<T>& pages, const volatile KeyRange& keys, const Logits& logit, int firstKey, int lane) {
+    const int g = lane / 4, t = lane % 4;
+    float s[kTiles][4];
+    uint32_t p[kTiles][2];
+    scores(s);
+    const bool more = pages.more;
+    const T* next = nullptr;
+    if (more) {
+      next = pages.take();
+      loadKeys(next, g, t);
     }
+    logits(s, logit, firstKey, keys, g);
+    weights(s, p);
+    const int lo = keys.lo, hi = keys.hi;
+    if (firstKey < lo || firstKey + kPageTokens > hi) clearValues(firstKey, lo, hi, t);
+    addValues(p);
+    if (more) loadValues(next + pages.valueOffset, g, t);
   }
 
   // Stores the first `rows` rows as records [D values, m, l] of `stride` floats.

@@ -12,47 +12,57 @@
 
 namespace kvasir::cuda::attention {
 
-// Decode: the keys of a sequence are cut into at most kMaxLeaves leaves of equal length.
+// Decode: the keys of a sequence are cut into at most kMaxLeaves leaves of equal length. With leaves of at least kMinLeafTokens a result
+// depends on its sequence alone, bit for bit; otherwise (0) a block's share is one leaf, which spares merging.
 inline constexpr int kMaxLeaves = 32;
 inline constexpr int kMinLeafTokens = 256;
 inline constexpr int kLeafStep = 64;  // a page for each of a block's four warps
-inline constexpr int kMaxPartials = 8192;
 inline constexpr int kShortRows = 16;  // query tokens x heads of the group that still count as decode
+
+// How many blocks share a sequence follows from the lengths of all sequences of a launch: as many as run at once, and more where a block
+// would have more than kBlockTokens keys, so that blocks which end late are short.
+inline constexpr int kBlockTokens = 2048;
+inline constexpr int kManyBlocks = 8;  // per multiprocessor
+
+// Blocks of a multiprocessor at once: registers for a page of keys and one of values, and sixteen warps or so to hide the latency.
+KVASIR_BOTH constexpr int decodeOccupancy(int headDim, int tiles) { return tiles > 1 || headDim > 64 ? 2 : 3; }
 
 // Prefill: rows (query tokens x heads of the group) of one block.
 inline constexpr int kTileRows = 128;
 
 KVASIR_BOTH constexpr bool isDecode(int queryLen, int group) { return queryLen <= 1 || queryLen * group <= kShortRows; }
 
-// Tokens of each leaf of a sequence that attends `keys` keys.
-KVASIR_BOTH constexpr int leafTokens(int keys) {
-  const int even = (keys + kMaxLeaves - 1) / kMaxLeaves;
+// Tokens of each of at most `leaves` leaves of a sequence that attends `keys` keys, at least `least` (a multiple of kLeafStep, or 0).
+KVASIR_BOTH constexpr int leafTokens(int keys, int least, int leaves = kMaxLeaves) {
+  const int even = (keys + leaves - 1) / leaves;
   const int tokens = (even + kLeafStep - 1) / kLeafStep * kLeafStep;
-  return tokens > kMinLeafTokens ? tokens : kMinLeafTokens;
+  return tokens > least ? tokens : least;
+}
+KVASIR_BOTH constexpr int leafCount(int keys, int least) {
+  const int tokens = leafTokens(keys, least);
+  return (keys + tokens - 1) / tokens;
 }
 
-// Blocks that share the leaves of one (sequence, kv head, tile of rows): a power of two. Block x takes leaves x, x + splits, ..
-// Enough of them to fill the device when there are few sequences, and to spread a long sequence in a batch of short ones; no more,
-// because most find nothing to do in a batch of short sequences.
-//   pairs: sequences x kv heads x tiles; maxKeys: what a row of the block table holds
-constexpr int decodeSplits(int64_t pairs, int64_t maxKeys, int multiprocessors) {
-  int64_t leaves = (maxKeys + kMinLeafTokens - 1) / kMinLeafTokens;
-  if (leaves > kMaxLeaves) leaves = kMaxLeaves;
-  const int64_t target = int64_t{4} * multiprocessors;
+// Keys that each block of a launch should take, where all (sequence, kv head, tile of rows) attend `keys`. At least keys / many.
+KVASIR_BOTH constexpr int64_t blockTokens(int64_t keys, int few, int many) {
+  const int64_t fill = (keys + few - 1) / few, crowd = (keys + many - 1) / many;
+  const int64_t most = crowd > kBlockTokens ? crowd : kBlockTokens, tokens = fill < most ? fill : most;
+  return tokens > kLeafStep ? tokens : kLeafStep;
+}
+
+// Blocks that share the leaves of a (sequence, kv head, tile): a power of two. Block x takes leaves x, x + splits, ..
+KVASIR_BOTH constexpr int splitsOf(int keys, int64_t tokens, int least) {
+  const int leaves = leafCount(keys, least);
   int splits = 1;
-  while (splits < leaves) {
-    const int64_t next = pairs * splits * 2;
-    const bool fills = next <= target, spreads = splits < 4 && next <= kMaxPartials;
-    if (!fills && !spreads) break;
-    splits *= 2;
-  }
+  while (splits < leaves && 2 * splits * tokens <= keys) splits *= 2;
   return splits;
 }
 
-// The most partial results that a launch of at most `pairs` pairs stores.
-constexpr int64_t decodePartials(int64_t pairs, int multiprocessors) {
-  const int64_t few = int64_t{4} * multiprocessors, many = 4 * pairs < kMaxPartials ? 4 * pairs : kMaxPartials;
-  return few > many ? few : many;
+// What the sequences' splits add up to at most, those of sequences with one not counted, when blockTokens() chose.
+//   pairs: (kv head, tile) of one sequence; maxKeys: what a row of the block table holds
+constexpr int64_t mostSplits(int64_t sequences, int64_t pairs, int many, int64_t maxKeys) {
+  const int64_t crowd = many / pairs, all = sequences * splitsOf(static_cast<int>(maxKeys < 1 << 30 ? maxKeys : 1 << 30), kLeafStep, 0);
+  return crowd < all ? crowd : all;
 }
 
 // Prefill: tiles of all sequences are numbered in one row without knowing how they are cut. Sequence i (from row `firstRow` of the
