@@ -50,9 +50,10 @@ struct Library {
   std::unique_ptr<LtPlans> plans;
 };
 
-// False if the kernel does not take the problem.
-inline bool launchKernel(Kernel kernel, const GemmArgs& args, DType dtype, CudaStream& stream, LtPlans* plans, bool capturing = false) {
+// False if the kernel does not take the problem. GEMVs start early where the device can: nothing here writes a weight right before.
+inline bool launchKernel(Kernel kernel, GemmArgs args, DType dtype, CudaStream& stream, LtPlans* plans, bool capturing = false) {
   const cudaStream_t s = stream.handle();
+  args.overlap = stream.overlaps();
   switch (kernel) {
     case Kernel::Gemv1: launchGemv(args, dtype, 1, s); break;
     case Kernel::Gemv2: launchGemv(args, dtype, 2, s); break;

@@ -2,7 +2,9 @@
 
 #include "cuda/access.cuh"
 #include "cuda/cache_layout.cuh"
+#include "cuda/dependent_launch.cuh"
 #include "cuda/kernels.h"
+#include "cuda/rope_cache.h"
 
 namespace kvasir::cuda {
 
@@ -20,6 +22,8 @@ struct Strides {
 template <class Word>
 __global__ void __launch_bounds__(kThreads) kvCacheWriteKernel(Word* cache, int64_t numSlots, const Word* k, const Word* v, Strides strides,
                                                                const int64_t* slots, int numKvHeads, int words) {
+  letNextStart();
+  waitForPrevious();
   const int64_t slot = slots[blockIdx.x];
   if (slot < 0 || slot >= numSlots) return;  // padding; a slot outside the cache must not corrupt memory
   const int row = blockIdx.y * blockDim.y + threadIdx.y;
@@ -35,6 +39,8 @@ __global__ void __launch_bounds__(kThreads) kvCacheWriteKernel(Word* cache, int6
 
 void kvCacheWrite(CudaStream& stream, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping) {
   if (k.numel() == 0) return;
+  if (const auto rope = stream.take<PendingRope>([&](const PendingRope& op) { return joinsRope(op, kvCache, k, v); }))
+    return ropeKvCacheWrite(stream, *rope, kvCache, v, slotMapping);
   const int64_t size = elementSize(k.dtype), rowBytes = k.dims[2] * size;
   const int access = accessBytes({addressOf(kvCache), addressOf(k), addressOf(v), rowBytes, k.strides[0] * size, k.strides[1] * size,
                                   v.strides[0] * size, v.strides[1] * size});
@@ -45,9 +51,9 @@ void kvCacheWrite(CudaStream& stream, const Tensor& kvCache, const Tensor& k, co
       const int words = static_cast<int>(inWords(k.dims[2])), heads = static_cast<int>(k.dims[1]);
       const int across = std::min(words, kThreads), rows = kThreads / across;
       const dim3 grid(static_cast<unsigned>(k.dims[0]), static_cast<unsigned>(ceilDiv(2 * heads, rows)));
-      kvCacheWriteKernel<Word><<<grid, dim3(across, rows), 0, s>>>(
-          kvCache.ptr<Word>(), kvCache.dims[0] * kPageTokens, k.ptr<Word>(), v.ptr<Word>(),
-          Strides{inWords(k.strides[0]), inWords(k.strides[1]), inWords(v.strides[0]), inWords(v.strides[1])}, slotMapping.ptr<int64_t>(), heads, words);
+      launchChained({s, stream.overlaps()}, kvCacheWriteKernel<Word>, grid, dim3(across, rows), kvCache.ptr<Word>(), kvCache.dims[0] * kPageTokens,
+                    k.ptr<Word>(), v.ptr<Word>(), Strides{inWords(k.strides[0]), inWords(k.strides[1]), inWords(v.strides[0]), inWords(v.strides[1])},
+                    slotMapping.ptr<int64_t>(), heads, words);
     });
   });
 }

@@ -205,7 +205,7 @@ void copy(CudaStream& stream, const Tensor& out, const Tensor& x) {
 }
 
 void gatherRows(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& indices) {
-  stream.launch("gatherRows", [&](cudaStream_t s) { gather(s, out, x, indices, 0); });
+  stream.launch("gatherRows", [&](cudaStream_t s) { gather(s, out, x, indices, 0, stream.overlaps()); });
 }
 
 void fill(CudaStream& stream, const Tensor& out, double value) {

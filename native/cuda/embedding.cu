@@ -2,6 +2,7 @@
 
 #include "cuda/access.cuh"
 #include "cuda/convert.cuh"
+#include "cuda/dependent_launch.cuh"
 #include "cuda/gather.h"
 #include "cuda/kernels.h"
 
@@ -17,6 +18,8 @@ constexpr int64_t kMaxParts = 32;
 template <class To, class From, int N>
 __global__ void __launch_bounds__(kThreads) gatherKernel(To* out, int64_t outStride, const From* x, int64_t xStride, int64_t tableRows,
                                                          const int32_t* ids, int64_t start, int64_t packs) {
+  letNextStart();
+  waitForPrevious();
   const int64_t row = int64_t{ids[blockIdx.x]} - start;
   const bool inside = row >= 0 && row < tableRows;
   auto* to = reinterpret_cast<Pack<To, N>*>(out + blockIdx.x * outStride);
@@ -41,38 +44,39 @@ dim3 gridOf(int64_t rows, int64_t packs) {
 }
 
 template <class From, int N>
-void widen(cudaStream_t stream, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start) {
+void widen(Chain chain, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start) {
   const int64_t packs = out.dims[1] / N;
-  gatherKernel<float, From, N><<<gridOf(out.dims[0], packs), kThreads, 0, stream>>>(out.ptr<float>(), out.strides[0], x.ptr<From>(), x.strides[0], x.dims[0],
-                                                                                   ids.ptr<int32_t>(), start, packs);
+  launchChained(chain, gatherKernel<float, From, N>, gridOf(out.dims[0], packs), kThreads, out.ptr<float>(), out.strides[0], x.ptr<From>(), x.strides[0],
+                x.dims[0], ids.ptr<int32_t>(), start, packs);
 }
 
 template <class From>
-void widenRows(cudaStream_t stream, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start) {
+void widenRows(Chain chain, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start) {
   const bool vector = accessBytes({addressOf(out), out.strides[0] * 4, out.dims[1] * 4}) == 16 && accessBytes({addressOf(x), x.strides[0] * 2}) >= 8;
-  vector ? widen<From, 4>(stream, out, x, ids, start) : widen<From, 1>(stream, out, x, ids, start);
+  vector ? widen<From, 4>(chain, out, x, ids, start) : widen<From, 1>(chain, out, x, ids, start);
 }
 
-void moveRows(cudaStream_t stream, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start) {
+void moveRows(Chain chain, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start) {
   const int64_t size = elementSize(x.dtype), rowBytes = out.dims[1] * size;
   dispatchWord(accessBytes({addressOf(out), addressOf(x), rowBytes, out.strides[0] * size, x.strides[0] * size}), [&](auto* null) {
     using Word = std::remove_pointer_t<decltype(null)>;
     constexpr int64_t bytes = sizeof(Word);
-    gatherKernel<Word, Word, 1><<<gridOf(out.dims[0], rowBytes / bytes), kThreads, 0, stream>>>(
-        out.ptr<Word>(), out.strides[0] * size / bytes, x.ptr<Word>(), x.strides[0] * size / bytes, x.dims[0], ids.ptr<int32_t>(), start, rowBytes / bytes);
+    launchChained(chain, gatherKernel<Word, Word, 1>, gridOf(out.dims[0], rowBytes / bytes), kThreads, out.ptr<Word>(), out.strides[0] * size / bytes,
+                  x.ptr<Word>(), x.strides[0] * size / bytes, x.dims[0], ids.ptr<int32_t>(), start, rowBytes / bytes);
   });
 }
 
 }  // namespace
 
-void gather(cudaStream_t stream, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start) {
+void gather(cudaStream_t stream, const Tensor& out, const Tensor& x, const Tensor& ids, int64_t start, bool overlap) {
+  const Chain chain{stream, overlap};
   if (out.numel() == 0) return;
-  if (out.dtype == x.dtype) return moveRows(stream, out, x, ids, start);
-  x.dtype == DType::BFloat16 ? widenRows<__nv_bfloat16>(stream, out, x, ids, start) : widenRows<__half>(stream, out, x, ids, start);
+  if (out.dtype == x.dtype) return moveRows(chain, out, x, ids, start);
+  x.dtype == DType::BFloat16 ? widenRows<__nv_bfloat16>(chain, out, x, ids, start) : widenRows<__half>(chain, out, x, ids, start);
 }
 
 void embedding(CudaStream& stream, const Tensor& out, const Tensor& weight, const Tensor& ids, int64_t vocabStart) {
-  stream.launch("embedding", [&](cudaStream_t s) { gather(s, out, weight, ids, vocabStart); });
+  stream.launch("embedding", [&](cudaStream_t s) { gather(s, out, weight, ids, vocabStart, stream.overlaps()); });
 }
 
 }  // namespace kvasir::cuda

@@ -1,8 +1,8 @@
 #include <cuda_runtime.h>
 
-#include <algorithm>
-
+#include "cuda/access.cuh"
 #include "cuda/convert.cuh"
+#include "cuda/dependent_launch.cuh"
 #include "cuda/kernels.h"
 #include "cuda/reduce.cuh"
 
@@ -13,47 +13,69 @@ namespace {
 // One size for every number of tokens: a row's sum is taken in the same order in any batch.
 constexpr int kThreads = 256;
 
-// One block per row, 16-byte vectors when rows are aligned to them, else single elements. The row is read twice; the second read
-// comes from L1/L2.
+// x + residual, rounded.
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> added(const Pack<T, N>& x, const Pack<T, N>& residual) {
+  Pack<T, N> sum;
+#pragma unroll
+  for (int j = 0; j < N; ++j) sum.v[j] = convert<T>(toFloatDevice(x.v[j]) + toFloatDevice(residual.v[j]));
+  return sum;
+}
+
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> normalised(const Pack<T, N>& x, const Pack<T, N>& weight, float scale, bool gemma) {
+  Pack<T, N> result;
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const float normed = toFloatDevice(x.v[j]) * scale;
+    result.v[j] = gemma ? convert<T>(normed * (1.0f + toFloatDevice(weight.v[j]))) : convert<T>(toFloatDevice(convert<T>(normed)) * toFloatDevice(weight.v[j]));
+  }
+  return result;
+}
+
+// One block per row, 16-byte vectors when rows are aligned to them, else single elements; thread i has packs i, i + kThreads, .. of the row.
+// Up to kHeld packs per thread stay in registers; with kHeld 0 rows of any length are read twice, the second time from L1/L2.
 //   out, x, residual: rows of `hidden` elements at their strides; residual (may be null) is updated to x + residual.
-template <class T, bool kVector>
+template <class T, bool kVector, int kHeld>
 __global__ void __launch_bounds__(kThreads) rmsNormKernel(T* out, int64_t outStride, const T* x, int64_t xStride, T* residual, int64_t residualStride,
                                                           const T* weight, int hidden, float eps, bool gemma) {
   constexpr int kWidth = kVector ? Vec<T>::kSize : 1;
-  struct alignas(kVector ? 16 : alignof(T)) Pack {
-    T v[kWidth];
-  };
+  using P = Pack<T, kWidth>;
+  letNextStart();
   const int64_t row = blockIdx.x;
-  const Pack* in = reinterpret_cast<const Pack*>(x + row * xStride);
-  Pack* res = residual ? reinterpret_cast<Pack*>(residual + row * residualStride) : nullptr;
+  const P* in = reinterpret_cast<const P*>(x + row * xStride);
+  P* res = residual ? reinterpret_cast<P*>(residual + row * residualStride) : nullptr;
+  const P* w = reinterpret_cast<const P*>(weight);
+  P* to = reinterpret_cast<P*>(out + row * outStride);
   const int packs = hidden / kWidth;
+  if (row == 0)  // the weight was last read a whole forward pass ago
+    for (int i = threadIdx.x; i < packs; i += kThreads) prefetchToL2(w + i);
+  waitForPrevious();
+  P held[kHeld ? kHeld : 1], factors[kHeld ? kHeld : 1];
   float squares = 0;
-  for (int i = threadIdx.x; i < packs; i += kThreads) {
-    Pack p = in[i];
-    if (res) {
-      const Pack r = res[i];
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) p.v[j] = convert<T>(toFloatDevice(p.v[j]) + toFloatDevice(r.v[j]));
-      res[i] = p;
+  for (int h = 0; h < (kHeld ? kHeld : 1); ++h)
+    for (int i = threadIdx.x + h * kThreads; i < packs; i += kHeld ? packs : kThreads) {
+      P p = in[i];
+      if (res) res[i] = p = added(p, res[i]);
+      if constexpr (kHeld > 0) held[h] = p, factors[h] = w[i];
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) squares += toFloatDevice(p.v[j]) * toFloatDevice(p.v[j]);
     }
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) squares += toFloatDevice(p.v[j]) * toFloatDevice(p.v[j]);
-  }
   const float scale = rsqrtf(blockSum<kThreads>(squares) / static_cast<float>(hidden) + eps);
-  const Pack* from = res ? res : in;
-  const Pack* w = reinterpret_cast<const Pack*>(weight);
-  Pack* to = reinterpret_cast<Pack*>(out + row * outStride);
-  for (int i = threadIdx.x; i < packs; i += kThreads) {
-    const Pack p = from[i], factor = w[i];
-    Pack result;
+  const P* from = res ? res : in;
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) {
-      const float normed = toFloatDevice(p.v[j]) * scale;
-      result.v[j] = gemma ? convert<T>(normed * (1.0f + toFloatDevice(factor.v[j])))
-                          : convert<T>(toFloatDevice(convert<T>(normed)) * toFloatDevice(factor.v[j]));
-    }
-    to[i] = result;
-  }
+  for (int h = 0; h < (kHeld ? kHeld : 1); ++h)
+    for (int i = threadIdx.x + h * kThreads; i < packs; i += kHeld ? packs : kThreads)
+      to[i] = kHeld ? normalised(held[h], factors[h], scale, gemma) : normalised(from[i], w[i], scale, gemma);
+}
+
+template <class T, bool kVector>
+auto kernelFor(int64_t packs) {
+  if (kVector && packs <= kThreads) return rmsNormKernel<T, kVector, kVector ? 1 : 0>;
+  if (kVector && packs <= 2 * kThreads) return rmsNormKernel<T, kVector, kVector ? 2 : 0>;
+  if (kVector && packs <= 4 * kThreads) return rmsNormKernel<T, kVector, kVector ? 4 : 0>;
+  return rmsNormKernel<T, kVector, 0>;
 }
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -68,9 +90,9 @@ void launch(CudaStream& stream, const char* name, const Tensor& out, const Tenso
       const int64_t resStride = residual ? residual->strides[0] : 0;
       const bool vector = x.dims[1] % width == 0 && x.strides[0] % width == 0 && out.strides[0] % width == 0 && resStride % width == 0 &&
                           aligned(x.data) && aligned(out.data) && aligned(weight.data) && aligned(res);
-      const auto kernel = vector ? rmsNormKernel<T, true> : rmsNormKernel<T, false>;
-      kernel<<<static_cast<unsigned>(x.dims[0]), kThreads, 0, s>>>(out.ptr<T>(), out.strides[0], x.ptr<T>(), x.strides[0], res, resStride, weight.ptr<T>(),
-                                                                   static_cast<int>(x.dims[1]), static_cast<float>(eps), gemma);
+      const auto kernel = vector ? kernelFor<T, true>(x.dims[1] / width) : kernelFor<T, false>(x.dims[1]);
+      launchChained({s, stream.overlaps()}, kernel, static_cast<unsigned>(x.dims[0]), kThreads, out.ptr<T>(), out.strides[0], x.ptr<T>(), x.strides[0], res,
+                    resStride, weight.ptr<T>(), static_cast<int>(x.dims[1]), static_cast<float>(eps), gemma);
     });
   });
 }

@@ -6,6 +6,28 @@
 
 namespace kvasir::cuda {
 
+// The heads of [numTokens, count, headDim]; distances in elements.
+struct Heads {
+  void* data;
+  int64_t tokenStride, headStride;
+  int count;
+
+  template <class T>
+  __device__ __forceinline__ T* at(int64_t token, int head) const {
+    return static_cast<T*>(data) + token * tokenStride + head * headStride;
+  }
+};
+inline Heads headsOf(const Tensor& x) { return {x.data, x.strides[0], x.strides[1], static_cast<int>(x.dims[1])}; }
+inline bool vectorHeads(const Tensor& x) {
+  const int64_t size = elementSize(x.dtype);
+  return accessBytes({addressOf(x), x.strides[0] * size, x.strides[1] * size}) == 16;
+}
+// Whether half a rotary part is whole 16-byte vectors, of elements and of the table.
+inline bool vectorTable(const Tensor& cosSin, DType dtype) {
+  const int64_t half = cosSin.dims[1] / 2, floatBytes = elementSize(DType::Float32);
+  return accessBytes({half * elementSize(dtype), half * floatBytes, addressOf(cosSin), cosSin.strides[0] * floatBytes}) == 16;
+}
+
 // Unit u of a head: pairs u * N .. u * N + N - 1 of its rotaryDim / 2 = half pairs, held as two packs of N elements.
 // kNeox: pair i is (i, i + half), so the packs lie `half` apart; otherwise (2i, 2i + 1), and the packs follow each other.
 template <class T, int N, bool kNeox>

@@ -31,14 +31,15 @@ constexpr GemmPath chooseGemm(int64_t m, int64_t n, int64_t k, DType dtype, bool
   return half ? GemmPath::TensorCore : GemmPath::Fma;
 }
 
-// Warps that share one output feature in the GEMV: about four 16-byte loads per lane, and enough warps to fill the device when there are
-// few features. Independent of m, so one and two rows are summed in the same order.
+// Warps that share one output feature in the GEMV: about four 16-byte loads per lane, which all fit the ring of registers and so are under
+// way before the kernel must wait for x; and enough warps to fill the device when there are few features. Independent of m, so one and
+// two rows are summed in the same order.
 constexpr int gemvWarps(int64_t n, int64_t k, int64_t elementBytes) {
   if (n >= 65536) return 1;
   const int64_t loadsPerLane = (k * elementBytes + 511) / 512;
-  const int wanted = loadsPerLane > 16 ? 8 : loadsPerLane > 8 ? 4 : loadsPerLane > 4 ? 2 : 1;
-  const int least = n > 8192 ? 1 : loadsPerLane >= 4 ? 4 : loadsPerLane >= 2 ? 2 : 1;
-  return wanted > least ? wanted : least;
+  int warps = loadsPerLane > 16 ? 8 : loadsPerLane > 8 ? 4 : loadsPerLane > 4 ? 2 : 1;
+  while (warps < 8 && warps < loadsPerLane && n * warps < 4096) warps *= 2;
+  return warps;
 }
 
 static_assert(chooseGemm(1, 4096, 4096, DType::BFloat16, true, true, false) == GemmPath::Gemv);
@@ -48,5 +49,6 @@ static_assert(chooseGemm(3, 4096, 4096, DType::Float32, true, false, false) == G
 static_assert(chooseGemm(1, 4096, 4095, DType::BFloat16, false, true, false) == GemmPath::Fma);
 static_assert(chooseGemm(1, 4096, 4096, DType::BFloat16, true, true, true) == chooseGemm(900, 4096, 4096, DType::BFloat16, true, true, true));
 static_assert(gemvWarps(6144, 4096, 2) == 4 && gemvWarps(4096, 14336, 2) == 8 && gemvWarps(128256, 4096, 2) == 1 && gemvWarps(16384, 2048, 2) == 2);
+static_assert(gemvWarps(2048, 2048, 2) == 2 && gemvWarps(2048, 8192, 2) == 8 && gemvWarps(512, 2048, 2) == 8 && gemvWarps(64, 64, 2) == 1);
 
 }  // namespace kvasir::cuda

@@ -19,10 +19,27 @@ struct GemmArgs {
   int64_t m, n, k;
   int64_t xStride, weightStride, outStride;
   bool biasFloat, outFloat;
+  bool overlap = false;  // GEMV only: start early and read the weight before the kernel before has ended (CudaStream::mayReadEarly)
 };
 
 // m is 1 or 2; x, weight and their rows 16-byte aligned, k a multiple of 16 bytes. `warps` (1, 2, 4, 8) share a feature.
 void launchGemv(const GemmArgs& args, DType dtype, int warps, cudaStream_t stream);
+
+enum class GatedActivation { Silu, Gelu, GeluTanh };
+
+// act(gate) * up of a merged projection's rows [gate, up]: [m, n / 2], of the operands' dtype.
+struct GatedOutput {
+  GatedActivation activation;
+  void* out;
+  int64_t stride;
+};
+
+// Whether launchGatedGemv takes this number of warps: a block must hold a gate and its factor.
+constexpr bool fusesGated(int warps) { return warps <= 4; }
+
+// launchGemv and the activation of its output: both are stored, with the bits that two kernels would have stored. n is even, out is of the
+// operands' dtype.
+void launchGatedGemv(const GemmArgs& args, const GatedOutput& gated, DType dtype, int warps, cudaStream_t stream);
 
 // float16 and bfloat16; aligned as above. Each element is summed in the order of k in steps of 16, whatever the tile.
 void launchMmaGemm(const GemmArgs& args, DType dtype, cudaStream_t stream);
