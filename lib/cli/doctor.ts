@@ -24,12 +24,14 @@ export interface DoctorReport {
   };
   /** null without an addon. */
   readonly cuda: ReturnType<NativeCuda['cudaInfo']> | null;
+  /** cuBLASLt, which multiplies matrices on a GPU where it is found; null without a device that could use it. */
+  readonly gemm: ReturnType<NativeCuda['findCublasLt']> | null;
 }
 
 /** Prints what Kvasir finds on this machine. @returns 0, or 1 when the native addon cannot be loaded. */
 export async function doctor(options: { json: boolean }, io: CliIo): Promise<number> {
   const report = examine();
-  await write(io.stdout, options.json ? `${JSON.stringify(report)}\n` : describe(report));
+  await write(io.stdout, options.json ? `${JSON.stringify(report)}\n` : describeReport(report));
   return report.addon.error === null ? 0 : 1;
 }
 
@@ -51,6 +53,7 @@ function examine(): DoctorReport {
     memory: { totalBytes: os.totalmem(), freeBytes: os.freemem(), limitBytes: limit > 0 && limit < os.totalmem() ? limit : null },
     addon: addon.found,
     cuda: addon.cuda,
+    gemm: addon.gemm,
   };
 }
 
@@ -58,6 +61,7 @@ interface AddonFindings {
   readonly found: DoctorReport['addon'];
   readonly isa: { readonly isa: string | null; readonly bestIsa: string | null };
   readonly cuda: DoctorReport['cuda'];
+  readonly gemm: DoctorReport['gemm'];
 }
 
 function examineAddon(): AddonFindings {
@@ -65,13 +69,16 @@ function examineAddon(): AddonFindings {
     const { binding, file, skipped } = loadAddon();
     const build = readJson(file.replace(/\.node$/, '.json'));
     const failed = skipped.filter((attempt) => fs.existsSync(attempt.file));
-    return { found: { file, error: null, build, failed }, isa: binding.cpuInfo(), cuda: binding.cudaInfo() };
+    const cuda = binding.cudaInfo();
+    const gemm = cuda.deviceCount > 0 ? binding.findCublasLt() : null;
+    return { found: { file, error: null, build, failed }, isa: binding.cpuInfo(), cuda, gemm };
   } catch (error) {
-    return { found: { file: null, error: messageOf(error), build: null, failed: [] }, isa: { isa: null, bestIsa: null }, cuda: null };
+    return { found: { file: null, error: messageOf(error), build: null, failed: [] }, isa: { isa: null, bestIsa: null }, cuda: null, gemm: null };
   }
 }
 
-function describe(report: DoctorReport): string {
+/** The report for people: a line for each finding. */
+export function describeReport(report: DoctorReport): string {
   const { cpu, memory, addon } = report;
   const rows: [string, string][] = [
     ['kvasir', report.kvasir],
@@ -85,7 +92,8 @@ function describe(report: DoctorReport): string {
   ];
   if (addon.build !== null) rows.push(['built', buildLine(addon.build)]);
   for (const { file, error } of addon.failed) rows.push(['not used', `${file}: ${error}`]);
-  if (report.cuda !== null) rows.push(...cudaLines(report.cuda).map((line): [string, string] => ['cuda', line]));
+  if (report.cuda !== null) rows.push(...cudaLines(report.cuda, addon.build?.archs).map((line): [string, string] => ['cuda', line]));
+  if (report.cuda !== null) rows.push(...gemmLines(report.gemm).map((line): [string, string] => ['gemm', line]));
   return rows.map(([name, text]) => `${name.padEnd(10)}${text}\n`).join('');
 }
 
@@ -96,11 +104,32 @@ function buildLine(build: Readonly<Record<string, unknown>>): string {
   return `version ${String(build.version)} with ${String(build.compiler)}, kernels for ${isa}${cuda}${commit}`;
 }
 
-/** A line for each device, or one that says why there is none. */
-function cudaLines(cuda: NonNullable<DoctorReport['cuda']>): string[] {
+/** Whether code for a CUDA architecture, by CMake's name ("80-real", "90a"), runs on a device of this compute capability ("9.0"). */
+export function archFits(arch: string, computeCapability: string): boolean {
+  const [, number, special, kind] = /^(\d+)([af]?)(-\w+)?$/.exec(arch) ?? [];
+  if (number === undefined) return false;
+  const device = Number(computeCapability.replace('.', ''));
+  if (special !== '') return Number(number) === device;
+  if (kind !== '-real') return Number(number) <= device; // compiled by the driver
+  return number.slice(0, -1) === computeCapability.split('.')[0] && Number(number) <= device;
+}
+
+/** A line for each device, or one that says why there is none. `archs`: what the build metadata names. */
+function cudaLines(cuda: NonNullable<DoctorReport['cuda']>, archs: unknown): string[] {
   if (!cuda.built) return ['not in this build of the addon'];
   if (cuda.deviceCount === 0) return [`no device can be used: ${cuda.problem}`];
-  return cuda.devices.map((d) => `${d.name}, ${formatBytes(d.totalBytes)}, compute capability ${d.computeCapability}, ${d.multiprocessors} multiprocessors`);
+  const runsOn = (capability: string): boolean => !Array.isArray(archs) || archs.some((arch) => archFits(String(arch), capability));
+  return cuda.devices.map((d) => {
+    const line = `${d.name}, ${formatBytes(d.totalBytes)}, compute capability ${d.computeCapability}, ${d.multiprocessors} multiprocessors`;
+    return runsOn(d.computeCapability) ? line : `${line}; this build has no kernels for it, see --archs of the CUDA build`;
+  });
+}
+
+/** What multiplies matrices on the GPU; where cuBLASLt was looked for, when it was not found. */
+function gemmLines(gemm: DoctorReport['gemm']): string[] {
+  if (gemm === null) return ['cuBLASLt is not looked for without a CUDA device'];
+  const lines = gemm.report.trimEnd().split('\n');
+  return gemm.found ? lines : [...lines, "without it Kvasir's own kernels multiply matrices"];
 }
 
 /** For example "glibc 2.36"; null where the system does not say. */

@@ -55,7 +55,7 @@ napi_value deviceMemory(napi_env env, napi_callback_info raw) {
   });
 }
 
-// beginCapture(stream); endCapture(stream): graph id; launchGraph(stream, id); destroyGraph(stream, id)
+// beginCapture(stream); endCapture(stream): graph id, or discardCapture(stream); launchGraph(stream, id); destroyGraph(stream, id)
 template <class F>
 napi_value graphCall(napi_env env, napi_callback_info raw, F&& body) {
   return guarded(env, [&]() -> napi_value {
@@ -75,6 +75,31 @@ napi_value endCapture(napi_env env, napi_callback_info raw) {
   return graphCall(env, raw, [&](auto&, cuda::CudaStream& s) -> napi_value { return Napi::Number::New(env, s.endCapture()); });
 }
 
+napi_value discardCapture(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [](auto&, cuda::CudaStream& s) -> napi_value {
+    s.discardCapture();
+    return nullptr;
+  });
+}
+
+// graphInfo(stream, id): { nodes, kernels, copies, memsets, others, edges, early, straightLine }
+napi_value graphInfo(napi_env env, napi_callback_info raw) {
+  return graphCall(env, raw, [&](auto& info, cuda::CudaStream& s) -> napi_value {
+    const cuda::GraphInfo graph = s.graphInfo(info[1].ToNumber().Int32Value());
+    Napi::Object result = Napi::Object::New(env);
+    const auto set = [&](const char* name, int64_t value) { result.Set(name, static_cast<double>(value)); };
+    set("nodes", graph.nodes);
+    set("kernels", graph.kernels);
+    set("copies", graph.copies);
+    set("memsets", graph.memsets);
+    set("others", graph.others);
+    set("edges", graph.edges);
+    set("early", graph.early);
+    result.Set("straightLine", Napi::Boolean::New(env, graph.straightLine()));
+    return result;
+  });
+}
+
 napi_value launchGraph(napi_env env, napi_callback_info raw) {
   return graphCall(env, raw, [](auto& info, cuda::CudaStream& s) -> napi_value {
     s.launchGraph(info[1].ToNumber().Int32Value());
@@ -89,10 +114,11 @@ napi_value destroyGraph(napi_env env, napi_callback_info raw) {
   });
 }
 
-// configureGemm(stream, useCublasLt, cublasLtPath, batchInvariant, tune): see GemmOptions
+// configureGemm(stream, useCublasLt, cublasLtPath, batchInvariant, tune, planFolder): see GemmOptions
 napi_value configureGemm(napi_env env, napi_callback_info raw) {
   return graphCall(env, raw, [](auto& info, cuda::CudaStream& s) -> napi_value {
-    s.gemm().configure({info[1].ToBoolean().Value(), info[2].ToString().Utf8Value(), info[3].ToBoolean().Value(), info[4].ToBoolean().Value()});
+    s.gemm().configure({info[1].ToBoolean().Value(), info[2].ToString().Utf8Value(), info[3].ToBoolean().Value(), info[4].ToBoolean().Value(),
+                        info[5].ToString().Utf8Value()});
     return nullptr;
   });
 }
@@ -100,6 +126,17 @@ napi_value configureGemm(napi_env env, napi_callback_info raw) {
 // gemmReport(stream): whether cuBLASLt is in use, or where it was looked for
 napi_value gemmReport(napi_env env, napi_callback_info raw) {
   return graphCall(env, raw, [&](auto&, cuda::CudaStream& s) -> napi_value { return Napi::String::New(env, s.gemm().report()); });
+}
+
+// findCublasLt(): { found, report }; needs no device
+napi_value findCublasLt(napi_env env, napi_callback_info) {
+  return guarded(env, [&]() -> napi_value {
+    std::string report;
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("found", cuda::CublasLt::find("", report));
+    result.Set("report", report);
+    return result;
+  });
 }
 
 }  // namespace
@@ -136,10 +173,13 @@ void registerCuda(Napi::Env env, Napi::Object exports) {
   exportFunction(env, exports, "deviceMemory", deviceMemory);
   exportFunction(env, exports, "beginCapture", beginCapture);
   exportFunction(env, exports, "endCapture", endCapture);
+  exportFunction(env, exports, "discardCapture", discardCapture);
+  exportFunction(env, exports, "graphInfo", graphInfo);
   exportFunction(env, exports, "launchGraph", launchGraph);
   exportFunction(env, exports, "destroyGraph", destroyGraph);
   exportFunction(env, exports, "configureGemm", configureGemm);
   exportFunction(env, exports, "gemmReport", gemmReport);
+  exportFunction(env, exports, "findCublasLt", findCublasLt);
 #endif
 }
 

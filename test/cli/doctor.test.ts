@@ -1,5 +1,5 @@
 import { runCli } from '../../lib/cli/run';
-import type { DoctorReport } from '../../lib/cli/doctor';
+import { archFits, describeReport, type DoctorReport } from '../../lib/cli/doctor';
 import { captureIo } from './capture';
 
 describe('kvasir doctor', () => {
@@ -12,6 +12,59 @@ describe('kvasir doctor', () => {
     expect(report.memory.totalBytes).toBeGreaterThan(report.memory.freeBytes);
     expect(code).toBe(report.addon.file === null ? 1 : 0);
     expect((report.addon.file === null) === (report.addon.error === null)).toBe(false);
+  });
+
+  const examine = async (): Promise<DoctorReport> => {
+    const io = captureIo();
+    await runCli(['doctor', '--json'], io);
+    return JSON.parse(io.out()) as DoctorReport;
+  };
+  const rows = (report: DoctorReport, name: string): string[] => describeReport(report).split('\n').filter((line) => line.startsWith(name));
+  const H100 = {
+    built: true, deviceCount: 1, problem: '',
+    devices: [{ name: 'NVIDIA H100', computeCapability: '9.0', totalBytes: 80 * 2 ** 30, multiprocessors: 132 }],
+  };
+
+  test('with a GPU names the cuBLASLt in use', async () => {
+    const report = { ...(await examine()), cuda: H100, gemm: { found: true, report: 'cuBLASLt 13.1.0 at /l/libcublasLt.so.13' } };
+    expect(rows(report, 'cuda')).toEqual(['cuda      NVIDIA H100, 80 GiB, compute capability 9.0, 132 multiprocessors']);
+    expect(rows(report, 'gemm')).toEqual(['gemm      cuBLASLt 13.1.0 at /l/libcublasLt.so.13']);
+  });
+
+  test('with a GPU and no cuBLASLt says where it was looked for', async () => {
+    const gemm = { found: false, report: 'cuBLASLt was not found; looked in 3 folders:\n  libcublasLt.so.13: no such file\n' };
+    expect(rows({ ...(await examine()), cuda: H100, gemm }, 'gemm')).toEqual([
+      'gemm      cuBLASLt was not found; looked in 3 folders:',
+      'gemm        libcublasLt.so.13: no such file',
+      "gemm      without it Kvasir's own kernels multiply matrices",
+    ]);
+  });
+
+  test('says when the build has no kernels for a GPU', async () => {
+    const report = await examine();
+    const built = (archs: string[]): string =>
+      rows({ ...report, cuda: H100, addon: { ...report.addon, build: { ...report.addon.build, archs } } }, 'cuda').join();
+    expect(built(['80-real', '89-real'])).toContain('this build has no kernels for it');
+    expect(built(['80-real', '90a-real'])).not.toContain('no kernels');
+  });
+
+  test.each([
+    ['90a-real', '9.0', true], ['90a-real', '10.0', false], ['90a-real', '8.9', false], ['80-real', '8.9', true], ['89-real', '8.6', false],
+    ['80-real', '9.0', false], ['80', '9.0', true], ['80-virtual', '12.0', true], ['120-real', '12.1', true], ['90a', '10.0', false], ['?', '9.0', false],
+  ])('code for %s on a device of compute capability %s: %s', (arch, capability, fits) => {
+    expect(archFits(arch, capability)).toBe(fits);
+  });
+
+  test('without a GPU has one line for cuBLASLt', async () => {
+    const none = { built: true, deviceCount: 0, problem: 'no driver', devices: [] };
+    const report = { ...(await examine()), cuda: none, gemm: null };
+    expect(rows(report, 'cuda')).toEqual(['cuda      no device can be used: no driver']);
+    expect(rows(report, 'gemm')).toEqual(['gemm      cuBLASLt is not looked for without a CUDA device']);
+  });
+
+  test('looks for cuBLASLt exactly when there is a device', async () => {
+    const report = await examine();
+    expect(report.gemm !== null).toBe((report.cuda?.deviceCount ?? 0) > 0);
   });
 
   test('prints a line for each finding', async () => {

@@ -40,6 +40,7 @@ void GemmContext::configure(GemmOptions options) {
   const bool sameLibrary = options.useCublasLt == options_.useCublasLt && options.cublasLtPath == options_.cublasLtPath;
   options_ = std::move(options);
   plans_.reset();
+  planFile_.reset();
   if (sameLibrary) {
     if (library_) makePlans();
     return;
@@ -54,6 +55,10 @@ void GemmContext::start() {
     KVASIR_CUDA(cudaSetDevice(stream_.ordinal()));
     library_ = CublasLt::load(options_.cublasLtPath, report_);
     if (library_) makePlans();
+    int major = 0, minor = 0;
+    KVASIR_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, stream_.ordinal()));
+    KVASIR_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, stream_.ordinal()));
+    hasFp8_ = major * 10 + minor >= 89;
   } else {
     report_ = "cuBLASLt is switched off: own kernels are used";
   }
@@ -62,12 +67,22 @@ void GemmContext::start() {
 
 void GemmContext::makePlans() {
   if (!workspace_) workspace_ = stream_.allocate(kWorkspaceBytes);
-  plans_ = std::make_unique<LtPlans>(*library_, workspace_, kWorkspaceBytes, LtSettings{options_.batchInvariant, options_.tune});
+  planFile_ = openPlanFile();
+  plans_ = std::make_unique<LtPlans>(*library_, workspace_, kWorkspaceBytes, LtSettings{options_.batchInvariant, options_.tune}, planFile_.get());
+}
+
+// Null where nothing is timed.
+std::unique_ptr<PlanFile> GemmContext::openPlanFile() const {
+  if (options_.planFolder.empty() || !options_.tune || options_.batchInvariant) return nullptr;
+  const DeviceProperties device = describe(stream_.ordinal());
+  return std::make_unique<PlanFile>(options_.planFolder, PlanEnvironment{device.name, device.computeCapability, device.multiprocessors, library_->version()});
 }
 
 std::string GemmContext::report() {
   start();
-  return report_;
+  if (!planFile_) return report_;
+  if (!planFile_->problem().empty()) return report_ + "; plans are not kept: " + planFile_->problem();
+  return report_ + "; " + std::to_string(planFile_->size()) + " plans in " + planFile_->path();
 }
 
 GemmContext::Problem GemmContext::problem(const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias) const {
@@ -118,6 +133,23 @@ void GemmContext::linear(const Tensor& out, const Tensor& x, const Tensor& weigh
       return p.dtype == DType::Float32 ? launchFmaGemm(p.args, p.dtype, stream) : launchMmaGemm(p.args, p.dtype, stream);
   }
 }
+
+std::optional<GemmArgs> GemmContext::gemv(const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
+  if (x.dims[0] < 1 || x.dims[0] > kGemvRows) return std::nullopt;
+  const Problem p = problem(out, x, weight, bias);
+  if (choose(p, isCapturing(stream_.handle())) != GemmPath::Gemv) return std::nullopt;
+  return p.args;
+}
+
+bool GemmContext::takesFp8(const GemmArgs& a) {
+  if (!isCapturing(stream_.handle())) start();
+  const int64_t outWidth = kAlignment / (a.outFloat ? 4 : 2);
+  // x is rounded into memory of its own, which is aligned.
+  return plans_ && hasFp8_ && aligned(a.weight) && aligned(a.out) && a.k % kAlignment == 0 && a.n % kAlignment == 0 && a.weightStride % kAlignment == 0 &&
+         a.outStride % outWidth == 0;
+}
+
+bool GemmContext::linearFp8(const GemmArgs& args) { return plans_->run(args, DType::Float8E4M3, stream_.handle(), isCapturing(stream_.handle())); }
 
 GemmPath GemmContext::path(const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
   return choose(problem(out, x, weight, bias), isCapturing(stream_.handle()));

@@ -49,6 +49,7 @@ const char* CublasLt::bind(void* library) {
   need("cublasLtMatmulPreferenceDestroy", matmulPreferenceDestroy);
   need("cublasLtMatmulPreferenceSetAttribute", matmulPreferenceSetAttribute);
   need("cublasLtMatmulAlgoGetHeuristic", matmulAlgoGetHeuristic);
+  need("cublasLtMatmulAlgoCheck", matmulAlgoCheck);
   need("cublasLtMatmul", matmul);
   resolve(library, "cublasLtGetStatusString", getStatusString_);
   return missing;
@@ -85,8 +86,14 @@ bool CublasLt::find(const std::string& path, std::string& report) {
     return false;
   }
   size_t (*version)() = nullptr;
-  report = "cuBLASLt " + (resolve(library.handle, "cublasLtGetVersion", version) ? versionText(version()) : std::string("of unknown version")) + " at " + library.path;
-  return version != nullptr;
+  if (!resolve(library.handle, "cublasLtGetVersion", version)) {
+    report = library.path + " is not cuBLASLt";
+    return false;
+  }
+  report = "cuBLASLt " + versionText(version()) + " at " + library.path;
+  if (version() >= kOldest) return true;
+  report += " is older than " + versionText(kOldest);
+  return false;
 }
 
 CublasLt::~CublasLt() {

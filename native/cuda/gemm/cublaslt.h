@@ -18,9 +18,9 @@ namespace lt {
 using Status = int;  // cublasStatus_t; 0 is success
 inline constexpr Status kInvalidValue = 7, kNotSupported = 15;
 
-inline constexpr int kReal32 = 0, kReal16 = 2, kRealB16 = 14;  // cudaDataType
-inline constexpr int kCompute32 = 68;                           // cublasComputeType_t: CUBLAS_COMPUTE_32F, no TF32
-inline constexpr int kTransposed = 1;                           // cublasOperation_t
+inline constexpr int kReal32 = 0, kReal16 = 2, kRealB16 = 14, kReal8E4M3 = 28;  // cudaDataType
+inline constexpr int kCompute32 = 68;                                            // cublasComputeType_t: CUBLAS_COMPUTE_32F, no TF32
+inline constexpr int kTransposed = 1;                                            // cublasOperation_t
 
 enum DescAttribute : int { kDescTransA = 3, kDescTransB = 4, kDescEpilogue = 7, kDescBiasPointer = 8 };
 enum LayoutAttribute : int { kLayoutColumns = 3 };
@@ -84,6 +84,8 @@ class CublasLt {
   lt::Status (*matmulPreferenceSetAttribute)(lt::Preference, int attribute, const void* value, size_t bytes) = nullptr;
   lt::Status (*matmulAlgoGetHeuristic)(void* handle, lt::Desc, lt::Layout a, lt::Layout b, lt::Layout c, lt::Layout d, lt::Preference, int requested,
                                        lt::Heuristic* results, int* returned) = nullptr;
+  // Whether an algorithm can compute a problem, and the workspace it needs then.
+  lt::Status (*matmulAlgoCheck)(void* handle, lt::Desc, lt::Layout a, lt::Layout b, lt::Layout c, lt::Layout d, const lt::Algo*, lt::Heuristic* result) = nullptr;
   lt::Status (*matmul)(void* handle, lt::Desc, const void* alpha, const void* a, lt::Layout, const void* b, lt::Layout, const void* beta, const void* c,
                        lt::Layout, void* d, lt::Layout, const lt::Algo*, void* workspace, size_t workspaceBytes, cudaStream_t) = nullptr;
 
