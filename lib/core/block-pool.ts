@@ -1,37 +1,29 @@
 import { KvasirError } from '../utils/errors';
-import type { BlockHash } from './block-hash';
 import { FreeBlockQueue, KVCacheBlock } from './free-block-queue';
-
-/** The contents a lookup wants: `blockSize` tokens of `tokenIds` from `start`, after the prefix `parentContentId`. */
-export interface BlockKey {
-  readonly hash: BlockHash;
-  readonly parentContentId: number;
-  readonly tokenIds: readonly number[];
-  readonly start: number;
-  readonly extraKey: string | null;
-}
+import { PrefixTree } from './prefix-tree';
+import type { PrefixNode } from './prefix-tree';
 
 /**
  * All KV blocks, their reference counts, the free queue and the prefix cache (vllm.v1.core.block_pool.BlockPool).
  *
  * A free block stays in the prefix cache until it is handed out again, so the order of the free queue is the eviction
- * order: least recently used first. Block 0 is the null block: a placeholder that is never handed out.
+ * order: least recently used first. Block 0 is the null block: a placeholder that is never handed out. A block serves one KV
+ * cache group at a time.
  */
 export class BlockPool {
   readonly numBlocks: number;
   readonly blockSize: number;
   readonly nullBlock: KVCacheBlock;
+  /** What the published blocks hold. */
+  readonly prefixes: PrefixTree;
   private readonly blocks: readonly KVCacheBlock[];
   private readonly freeQueue: FreeBlockQueue;
-  /**
-   * hash -> blocks by id. Several blocks may hold the same contents (block tables are append-only, so nothing is merged
-   * afterwards), and with a weak hash a bucket may hold different contents.
-   */
-  private readonly cached = new Map<BlockHash, Map<number, KVCacheBlock>>();
-  private nextContentId = 1;
+  /** Blocks in use and the most that ever were, by group. */
+  private readonly held: number[];
+  private readonly peak: number[];
 
   /** @param numBlocks blocks in the pool, the null block included; at least 2 */
-  constructor(numBlocks: number, blockSize: number) {
+  constructor(numBlocks: number, blockSize: number, readonly numGroups = 1) {
     if (!Number.isInteger(numBlocks) || numBlocks < 2) {
       throw new KvasirError('ERR_KVASIR_CONFIG', `numBlocks: expected an integer of at least 2 (block 0 is reserved), received ${numBlocks}`);
     }
@@ -40,6 +32,9 @@ export class BlockPool {
     }
     this.numBlocks = numBlocks;
     this.blockSize = blockSize;
+    this.prefixes = new PrefixTree(blockSize, numGroups);
+    this.held = new Array<number>(numGroups).fill(0);
+    this.peak = this.held.slice();
     this.blocks = Array.from({ length: numBlocks }, (_, id) => new KVCacheBlock(id));
     this.nullBlock = this.blocks[0]!;
     this.nullBlock.refCount = 1;
@@ -60,33 +55,29 @@ export class BlockPool {
     return 1 - this.numFreeBlocks / this.numUsableBlocks;
   }
 
-  /** A published block with exactly these contents, or null. Equal hashes are not trusted: tokens, extra key and parent are compared. */
-  getCachedBlock(key: BlockKey): KVCacheBlock | null {
-    const bucket = this.cached.get(key.hash);
-    if (bucket === undefined) return null;
-    for (const block of bucket.values()) {
-      if (this.holds(block, key)) return block;
-    }
-    return null;
+  /** Blocks in use by group. */
+  get blocksHeld(): readonly number[] {
+    return this.held;
+  }
+
+  /** Most blocks that were in use at once, by group. */
+  get peakBlocksHeld(): readonly number[] {
+    return this.peak;
   }
 
   /** Publishes a full block of a request, so that later requests find it. A block already published is an error. */
-  cacheFullBlock(block: KVCacheBlock, key: BlockKey): void {
-    if (block.content !== null || block === this.nullBlock) {
+  cacheFullBlock(block: KVCacheBlock, node: PrefixNode): void {
+    if (block.node !== null || block === this.nullBlock) {
       throw new KvasirError('ERR_KVASIR_ENGINE_DEAD', `expected KV block ${block.blockId} not to be in the prefix cache yet`);
     }
-    const contentId = this.getCachedBlock(key)?.content?.contentId ?? this.nextContentId++;
-    const tokenIds = key.tokenIds.slice(key.start, key.start + this.blockSize);
-    block.content = { hash: key.hash, contentId, parentContentId: key.parentContentId, tokenIds, extraKey: key.extraKey };
-    block.contentId = contentId;
-    const bucket = this.cached.get(key.hash);
-    if (bucket === undefined) this.cached.set(key.hash, new Map([[block.blockId, block]]));
-    else bucket.set(block.blockId, block);
+    block.node = node;
+    node.blocks[block.group]!.add(block);
+    this.prefixes.retain(node);
   }
 
   /**
-   * Takes `count` blocks from the front of the free queue with reference count 1; what they held leaves the prefix cache.
-   * The caller has checked {@link numFreeBlocks}.
+   * Takes `count` blocks from the front of the free queue with reference count 1, for the groups in turn; what they held leaves
+   * the prefix cache. The caller has checked {@link numFreeBlocks}.
    */
   getNewBlocks(count: number): KVCacheBlock[] {
     if (count > this.numFreeBlocks) {
@@ -96,8 +87,9 @@ export class BlockPool {
     for (let i = 0; i < count; i++) {
       const block = this.freeQueue.popFront();
       this.withdraw(block);
-      block.contentId = null;
+      block.group = i % this.numGroups;
       block.refCount = 1;
+      this.countHeld(block.group);
       taken.push(block);
     }
     return taken;
@@ -106,7 +98,11 @@ export class BlockPool {
   /** Adds a reference to blocks found in the prefix cache; free ones leave the free queue and so cannot be evicted. */
   touch(blocks: readonly KVCacheBlock[]): void {
     for (const block of blocks) {
-      if (block.refCount === 0) this.freeQueue.remove(block);
+      if (block === this.nullBlock) continue;
+      if (block.refCount === 0) {
+        this.freeQueue.remove(block);
+        this.countHeld(block.group);
+      }
       block.refCount++;
     }
   }
@@ -118,16 +114,20 @@ export class BlockPool {
    * @throws KvasirError ERR_KVASIR_ENGINE_DEAD when a block is freed more often than it was taken
    */
   freeBlocks(ordered: Iterable<KVCacheBlock>): void {
-    for (const block of ordered) {
-      if (block === this.nullBlock) continue;
-      if (block.refCount === 0) {
-        throw new KvasirError('ERR_KVASIR_ENGINE_DEAD', `expected KV block ${block.blockId} to be in use when freed, but it is free already`);
-      }
-      block.refCount--;
-      if (block.refCount > 0) continue;
-      if (block.content === null) this.freeQueue.prepend(block);
-      else this.freeQueue.append(block);
+    for (const block of ordered) this.freeBlock(block);
+  }
+
+  /** {@link freeBlocks} of one block. */
+  freeBlock(block: KVCacheBlock): void {
+    if (block === this.nullBlock) return;
+    if (block.refCount === 0) {
+      throw new KvasirError('ERR_KVASIR_ENGINE_DEAD', `expected KV block ${block.blockId} to be in use when freed, but it is free already`);
     }
+    block.refCount--;
+    if (block.refCount > 0) return;
+    this.held[block.group]!--;
+    if (block.node === null) this.freeQueue.prepend(block);
+    else this.freeQueue.append(block);
   }
 
   /** Takes blocks out of the prefix cache without freeing them: nobody can hit them any more. */
@@ -135,14 +135,20 @@ export class BlockPool {
     for (const block of blocks) this.withdraw(block);
   }
 
+  /** Makes a prefix and whatever goes on from it impossible to hit: its first block is taken out of the prefix cache. */
+  withdrawPrefix(node: PrefixNode): void {
+    let first = node;
+    while (first.parent !== null) first = first.parent;
+    // Those who hold on to it may publish more, but find() reaches nothing without its first node, and a new one has no children.
+    this.prefixes.unlink(first);
+    for (const blocks of first.blocks) this.withdrawBlocks([...blocks]);
+  }
+
   /** Empties the prefix cache. Only while no request holds a block; returns whether it was done. */
   resetPrefixCache(): boolean {
     if (this.numFreeBlocks !== this.numUsableBlocks) return false;
-    for (const block of this.blocks) {
-      block.content = null;
-      block.contentId = null;
-    }
-    this.cached.clear();
+    for (const block of this.blocks) block.node = null;
+    this.prefixes.clear();
     return true;
   }
 
@@ -151,10 +157,10 @@ export class BlockPool {
     return Array.from(this.freeQueue, (block) => block.blockId);
   }
 
-  /** Published blocks. O(hashes): for tests. */
+  /** Published blocks. O(prefixes): for tests. */
   get numCachedBlocks(): number {
     let count = 0;
-    for (const bucket of this.cached.values()) count += bucket.size;
+    for (const node of this.prefixes) for (const blocks of node.blocks) count += blocks.size;
     return count;
   }
 
@@ -170,33 +176,32 @@ export class BlockPool {
     const free = new Set(this.freeBlockIds());
     if (free.size !== this.numFreeBlocks) fail(`free queue holds ${free.size} distinct blocks, its size says ${this.numFreeBlocks}`);
     if (this.nullBlock.refCount !== 1 || free.has(0)) fail('the null block was handed out or freed');
-    let used = 0;
+    const held = new Array<number>(this.numGroups).fill(0);
     let published = 0;
     for (const block of this.blocks.slice(1)) {
       if (free.has(block.blockId) !== (block.refCount === 0)) fail(`block ${block.blockId} has ${block.refCount} references`);
-      if (block.refCount > 0) used++;
-      if (block.content === null) continue;
+      if (block.refCount > 0) held[block.group]!++;
+      if (block.node === null) continue;
       published++;
-      if (this.cached.get(block.content.hash)?.get(block.blockId) !== block) fail(`block ${block.blockId} is published but not found`);
+      if (!block.node.blocks[block.group]!.has(block)) fail(`block ${block.blockId} is published but not found`);
     }
+    const used = held.reduce((sum, count) => sum + count, 0);
     if (free.size + used !== this.numUsableBlocks) fail(`${free.size} free + ${used} used is not ${this.numUsableBlocks}`);
+    if (held.some((count, group) => count !== this.held[group])) fail(`${held} blocks are in use, counted were ${this.held}`);
+    for (const node of this.prefixes) if (node.uses <= 0) fail('a prefix is kept that nothing needs');
     if (published !== this.numCachedBlocks) fail(`${published} blocks are published, the cache holds ${this.numCachedBlocks}`);
   }
 
-  private holds(block: KVCacheBlock, key: BlockKey): boolean {
-    const content = block.content;
-    if (content === null || content.parentContentId !== key.parentContentId || content.extraKey !== key.extraKey) return false;
-    for (let i = 0; i < this.blockSize; i++) {
-      if (content.tokenIds[i] !== key.tokenIds[key.start + i]) return false;
-    }
-    return true;
+  private withdraw(block: KVCacheBlock): void {
+    const { node } = block;
+    if (node === null) return;
+    block.node = null;
+    node.blocks[block.group]!.delete(block);
+    this.prefixes.release(node);
   }
 
-  private withdraw(block: KVCacheBlock): void {
-    if (block.content === null) return;
-    const bucket = this.cached.get(block.content.hash);
-    bucket?.delete(block.blockId);
-    if (bucket?.size === 0) this.cached.delete(block.content.hash);
-    block.content = null;
+  private countHeld(group: number): void {
+    const count = ++this.held[group]!;
+    if (count > this.peak[group]!) this.peak[group] = count;
   }
 }

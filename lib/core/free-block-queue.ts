@@ -1,35 +1,15 @@
 import { KvasirError } from '../utils/errors';
-import type { BlockHash } from './block-hash';
-
-/**
- * What a published block holds. `contentId` names the whole prefix up to the end of this block: two blocks have the same
- * id only when their tokens, extra keys and all blocks before them were compared and found equal. Because a child records
- * its parent's id, comparing one block on a hit verifies the whole chain.
- */
-export interface BlockContent {
-  readonly hash: BlockHash;
-  readonly contentId: number;
-  /** {@link ROOT_CONTENT_ID} for the first block of a sequence. */
-  readonly parentContentId: number;
-  readonly tokenIds: readonly number[];
-  readonly extraKey: string | null;
-}
-
-/** Parent of every first block. */
-export const ROOT_CONTENT_ID = 0;
+import type { PrefixNode } from './prefix-tree';
 
 /** One block of the KV pool (vllm.v1.core.kv_cache_utils.KVCacheBlock). */
 export class KVCacheBlock {
   readonly blockId: number;
   /** Requests whose block table holds this block. */
   refCount = 0;
-  /** Set while the block can be found in the prefix cache. */
-  content: BlockContent | null = null;
-  /**
-   * Content id of what was written, kept while the block is in use even if it was withdrawn from the cache, so that
-   * blocks after it still have a parent to name.
-   */
-  contentId: number | null = null;
+  /** What it holds, while it can be found in the prefix cache. */
+  node: PrefixNode | null = null;
+  /** KV cache group whose layers wrote it last. */
+  group = 0;
   /** Neighbours in the free queue; owned by {@link FreeBlockQueue}. */
   prevFree: KVCacheBlock | null = null;
   nextFree: KVCacheBlock | null = null;

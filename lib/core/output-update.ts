@@ -40,10 +40,10 @@ export function updateRequest(
   out: ModelRunnerOutput,
   maxTotalTokens: number,
 ): EngineCoreOutput | null {
-  const error = out.errors.get(request.requestId);
+  const error = out.errors.size === 0 ? undefined : out.errors.get(request.requestId);
   if (error !== undefined) return requestOutput(request, { finishReason: 'error', error });
 
-  const newPromptLogprobs = takePromptLogprobs(request, scheduled, out);
+  const newPromptLogprobs = out.promptLogprobs.size === 0 ? null : takePromptLogprobs(request, scheduled, out);
   const tokenId = out.sampledTokenIds[index]!;
   const end = scheduled.numComputedTokens + scheduled.numScheduledTokens;
   if ((tokenId >= 0) !== (end === request.numTokens)) {
@@ -58,12 +58,17 @@ export function updateRequest(
   request.appendOutputToken(tokenId);
   request.numPendingTokens--;
   const logprobs = request.samplingParams.logprobs === null ? null : (out.logprobs[index] ?? null);
-  return requestOutput(request, {
+  const stop = checkStop(request, maxTotalTokens);
+  // Written out: this runs for every token.
+  return {
+    requestId: request.requestId,
     newTokenIds: [tokenId],
     newLogprobs: logprobs === null ? null : [logprobs],
     newPromptLogprobs,
-    ...(checkStop(request, maxTotalTokens) ?? {}),
-  });
+    finishReason: stop === null ? null : stop.finishReason,
+    stopReason: stop === null ? null : stop.stopReason,
+    numCachedTokens: request.numCachedTokens ?? 0,
+  };
 }
 
 /** Prompt logprobs of this step that were not reported before a preemption. Entry i belongs to position start + i. */

@@ -1,5 +1,6 @@
 import type { ResolvedSamplingParams } from '../sampling/params';
 import type { BlockHash, BlockHasher } from './block-hash';
+import type { BlockTable } from './kv-cache-manager';
 import type { EngineCoreRequest } from './types';
 
 /** 'preempted' requests wait like 'waiting' ones, but the worker and the client have seen them before. */
@@ -29,6 +30,8 @@ export class Request {
   numPendingTokens = 0;
   /** Prompt logprobs handed out so far: after a preemption they are computed again, but not reported again. */
   numPromptLogprobsReported = 0;
+  /** Blocks of the KV pool that the request holds; only the KVCacheManager looks in or changes it. */
+  blockTable: BlockTable | null = null;
   /** Hashes of the full blocks of {@link tokenIds}, as far as they were needed. */
   readonly blockHashes: BlockHash[] = [];
 

@@ -1,8 +1,9 @@
+import type { KVCacheGroupSpec } from '../config/kv-cache-groups';
 import type { CacheConfig, SchedulerConfig } from '../config/vllm';
 import { KvasirError } from '../utils/errors';
 import type { BlockHashFn } from './block-hash';
 import type { KVCacheBlock } from './free-block-queue';
-import { KVCacheManager } from './kv-cache-manager';
+import { KVCacheManager, NO_PREFIX } from './kv-cache-manager';
 import { checkParallel, requestOutput, updateRequest } from './output-update';
 import { comparePriority, Request } from './request';
 import { createRequestQueue } from './request-queue';
@@ -11,12 +12,19 @@ import { StepBuilder } from './step-builder';
 import type { InFlightRequest } from './step-builder';
 import type { EngineCoreOutput, EngineCoreRequest, ModelRunnerOutput, SchedulerOutput, SchedulerStats } from './types';
 
+/** Most requests of most steps need no block: these stand for all of theirs. */
+const NO_BLOCK_IDS: readonly number[] = Object.freeze([]);
+const DELAY_CACHING = { delayCaching: true } as const;
+const ONE_GROUP: readonly KVCacheGroupSpec[] = [{ slidingWindow: null, numLayers: 1 }];
+
 export interface SchedulerOptions {
   readonly cache: CacheConfig;
   readonly scheduler: SchedulerConfig;
   readonly maxModelLen: number;
   /** Blocks that the worker allocated, the null block included. */
   readonly numBlocks: number;
+  /** How the worker's layers share blocks; default: one group that sees everything. */
+  readonly kvCacheGroups?: readonly KVCacheGroupSpec[];
   /** Test hook: the hash of the prefix cache. */
   readonly hashFn?: BlockHashFn;
 }
@@ -36,6 +44,8 @@ export interface SchedulerOptions {
 export class Scheduler {
   readonly kvCache: KVCacheManager;
   private readonly config: SchedulerConfig;
+  private readonly kvCacheGroups: readonly KVCacheGroupSpec[];
+  private readonly capacityTokens: number;
   /** Prompt and output together: the model's limit, or where one request fills the whole pool (its last token needs no KV). */
   private readonly maxTotalTokens: number;
   private readonly maxModelLen: number;
@@ -56,14 +66,18 @@ export class Scheduler {
     this.config = options.scheduler;
     this.maxModelLen = options.maxModelLen;
     this.asyncScheduling = options.scheduler.asyncScheduling;
+    this.kvCacheGroups = options.kvCacheGroups ?? ONE_GROUP;
     checkLimits(options);
     this.kvCache = new KVCacheManager({
       numBlocks: options.numBlocks,
       blockSize: options.cache.blockSize,
       enablePrefixCaching: options.cache.enablePrefixCaching,
+      groups: this.kvCacheGroups,
       hashFn: options.hashFn,
     });
-    this.maxTotalTokens = Math.min(options.maxModelLen, this.kvCache.capacityTokens + 1);
+    this.capacityTokens = this.kvCache.capacityTokens(options.maxModelLen, this.config.maxNumBatchedTokens);
+    checkCapacity(this.capacityTokens, options.numBlocks, this.kvCacheGroups);
+    this.maxTotalTokens = Math.min(options.maxModelLen, this.capacityTokens + 1);
     this.waiting = createRequestQueue(this.config.policy);
   }
 
@@ -93,6 +107,11 @@ export class Scheduler {
       prefixCacheQueries: this.prefixCacheQueries,
       prefixCacheHits: this.prefixCacheHits,
       numPreemptions: this.numPreemptions,
+      kvCacheGroups: this.kvCacheGroups.map((spec, group) => ({
+        ...spec,
+        numBlocksHeld: this.kvCache.pool.blocksHeld[group]!,
+        peakBlocksHeld: this.kvCache.pool.peakBlocksHeld[group]!,
+      })),
     };
   }
 
@@ -118,10 +137,10 @@ export class Scheduler {
         `prompt: expected fewer tokens than maxModelLen, which is ${this.maxModelLen}, received ${numTokens}`,
       );
     }
-    if (numTokens + 1 > this.kvCache.capacityTokens) {
+    if (numTokens + 1 > this.capacityTokens) {
       throw new KvasirError(
         'ERR_KVASIR_PROMPT_TOO_LONG',
-        `prompt: expected fewer tokens than the KV cache has room for, which is ${this.kvCache.capacityTokens}, received ${numTokens}`,
+        `prompt: expected fewer tokens than the KV cache has room for, which is ${this.capacityTokens}, received ${numTokens}`,
       );
     }
     const request = new Request(source, this.nextSequence++);
@@ -152,11 +171,11 @@ export class Scheduler {
     this.scheduleRunning(builder);
     // After a preemption the pool is full: admitting would only lead to the next preemption.
     if (this.numPreemptions === numPreemptionsBefore) this.scheduleWaiting(builder);
-    for (const [request, numTokens] of builder.entries())
-      if (request.numComputedTokens + numTokens === request.numTokens + request.numPendingTokens) request.numPendingTokens++;
-    const { step, inFlight } = builder.build(this.removedRequestIds);
+    const step = builder.build(this.removedRequestIds);
+    for (const { request } of builder.shares)
+      if (request.numComputedTokens === request.numTokens + request.numPendingTokens) request.numPendingTokens++;
     this.removedRequestIds = [];
-    this.inFlight.set(step, inFlight);
+    this.inFlight.set(step, builder.shares);
     return step;
   }
 
@@ -173,16 +192,17 @@ export class Scheduler {
     checkParallel(step.scheduled, out);
     const outputs: EngineCoreOutput[] = [];
     let numFinished = 0;
-    inFlight.forEach(({ request, numPreemptions }, index) => {
-      if (request.isFinished || request.numPreemptions !== numPreemptions) return;
+    for (let index = 0; index < inFlight.length; index++) {
+      const { request, numPreemptions } = inFlight[index]!;
+      if (request.isFinished || request.numPreemptions !== numPreemptions) continue;
       const output = updateRequest(request, step.scheduled[index]!, index, out, this.maxTotalTokens);
-      if (output === null) return;
+      if (output === null) continue;
       outputs.push(output);
-      if (output.finishReason === null) return;
+      if (output.finishReason === null) continue;
       if (output.finishReason === 'error') this.kvCache.withdrawCached(request);
       this.finish(request);
       numFinished++;
-    });
+    }
     this.dropFinishedFromRunning(numFinished);
     return outputs;
   }
@@ -200,9 +220,9 @@ export class Scheduler {
       if (blocks !== null) builder.add(request, numTokens, blockIdsOf(blocks), false);
     }
     // Only now is it certain that these requests stay in the step, and their blocks will be written.
-    for (const [request, numTokens] of builder.entries()) {
+    for (const { request, scheduled } of builder.shares) {
       // A block can be found by its tokens only when they are known.
-      this.kvCache.cacheBlocks(request, Math.min(request.numComputedTokens + numTokens, request.numTokens));
+      this.kvCache.cacheBlocks(request, Math.min(request.numComputedTokens + scheduled.numScheduledTokens, request.numTokens));
     }
   }
 
@@ -218,9 +238,9 @@ export class Scheduler {
   }
 
   /** Blocks for a running request, preempting others as needed; null when the request itself had to give way. */
-  private allocateOrPreempt(request: Request, numTokens: number, builder: StepBuilder): KVCacheBlock[] | null {
+  private allocateOrPreempt(request: Request, numTokens: number, builder: StepBuilder): readonly KVCacheBlock[] | null {
     for (;;) {
-      const blocks = this.kvCache.allocateSlots(request, numTokens, [], { delayCaching: true });
+      const blocks = this.kvCache.allocateSlots(request, numTokens, NO_PREFIX, DELAY_CACHING);
       if (blocks !== null) return blocks;
       const victim = this.takeVictim();
       builder.remove(victim);
@@ -256,7 +276,7 @@ export class Scheduler {
       const request = this.waiting.peek();
       if (request === undefined) return;
       const computed = this.kvCache.getComputedBlocks(request);
-      const numComputed = computed.length * this.kvCache.blockSize;
+      const numComputed = computed.numBlocks * this.kvCache.blockSize;
       const numMissing = request.numTokens - numComputed;
       if (!this.config.enableChunkedPrefill && numMissing > builder.budget) return;
       const numTokens = Math.min(numMissing, builder.budget);
@@ -267,7 +287,7 @@ export class Scheduler {
       request.status = 'running';
       request.numComputedTokens = numComputed;
       this.countPrefixCache(request, numComputed);
-      builder.add(request, numTokens, blockIdsOf([...computed, ...newBlocks]), true);
+      builder.add(request, numTokens, blockIdsOf([...computed.blocks, ...newBlocks]), true);
     }
   }
 
@@ -294,8 +314,16 @@ export class Scheduler {
   }
 }
 
-function blockIdsOf(blocks: readonly KVCacheBlock[]): number[] {
-  return blocks.map((block) => block.blockId);
+function blockIdsOf(blocks: readonly KVCacheBlock[]): readonly number[] {
+  return blocks.length === 0 ? NO_BLOCK_IDS : blocks.map((block) => block.blockId);
+}
+
+function checkCapacity(capacityTokens: number, numBlocks: number, groups: readonly KVCacheGroupSpec[]): void {
+  if (capacityTokens > 0) return;
+  throw new KvasirError(
+    'ERR_KVASIR_CONFIG',
+    `numKvBlocks: expected at least ${groups.length + 1}, one for each of ${groups.length} groups of layers and the null block, received ${numBlocks}`,
+  );
 }
 
 function checkLimits({ scheduler, maxModelLen }: SchedulerOptions): void {

@@ -1,13 +1,6 @@
 import type { Request } from './request';
 import type { NewRequestData, ScheduledRequest, SchedulerOutput } from './types';
 
-interface Share {
-  readonly numTokens: number;
-  readonly blockIds: readonly number[];
-  /** The worker has no state for the request: it is new, or resumed after a preemption. */
-  readonly isNew: boolean;
-}
-
 /** A request of a step whose result is outstanding. */
 export interface InFlightRequest {
   readonly request: Request;
@@ -15,9 +8,16 @@ export interface InFlightRequest {
   readonly numPreemptions: number;
 }
 
+/** What a request gets of a step. */
+export interface Share extends InFlightRequest {
+  readonly scheduled: ScheduledRequest;
+  /** The worker has no state for the request: it is new, or resumed after a preemption. */
+  readonly isNew: boolean;
+}
+
 /** Collects the shares of one step and keeps its token budget. */
 export class StepBuilder {
-  private readonly shares = new Map<Request, Share>();
+  private readonly list: Share[] = [];
   private remaining: number;
 
   constructor(maxNumBatchedTokens: number) {
@@ -29,44 +29,42 @@ export class StepBuilder {
     return this.remaining;
   }
 
+  /** The shares so far, in batch order. */
+  get shares(): readonly Share[] {
+    return this.list;
+  }
+
+  /** Gives a request, which is not in the step yet, tokens after its computed ones. */
   add(request: Request, numTokens: number, blockIds: readonly number[], isNew: boolean): void {
-    this.shares.set(request, { numTokens, blockIds, isNew });
+    const { requestId, numComputedTokens, numPreemptions } = request;
+    const scheduled = { requestId, numComputedTokens, numScheduledTokens: numTokens, newBlockIds: blockIds };
+    this.list.push({ request, numPreemptions, scheduled, isNew });
     this.remaining -= numTokens;
   }
 
   /** Takes a request out again (it lost its blocks); returns whether it was in. */
   remove(request: Request): boolean {
-    const share = this.shares.get(request);
-    if (share === undefined) return false;
-    this.shares.delete(request);
-    this.remaining += share.numTokens;
+    // Mostly one of the last: the victim of a preemption is the request that was admitted last.
+    let at = this.list.length - 1;
+    while (at >= 0 && this.list[at]!.request !== request) at--;
+    if (at < 0) return false;
+    this.remaining += this.list[at]!.scheduled.numScheduledTokens;
+    this.list.splice(at, 1);
     return true;
   }
 
-  /** Requests so far and the tokens each gets, in batch order. */
-  *entries(): Generator<[Request, number]> {
-    for (const [request, share] of this.shares) yield [request, share.numTokens];
-  }
-
-  /** The finished step. Advances numComputedTokens of its requests. */
-  build(removedRequestIds: readonly string[]): { step: SchedulerOutput; inFlight: InFlightRequest[] } {
+  /** The finished step. Advances numComputedTokens of its requests; {@link shares} are those in flight. */
+  build(removedRequestIds: readonly string[]): SchedulerOutput {
     const newRequests: NewRequestData[] = [];
-    const scheduled: ScheduledRequest[] = [];
-    const inFlight: InFlightRequest[] = [];
+    const all: ScheduledRequest[] = [];
     let totalNumScheduledTokens = 0;
-    for (const [request, share] of this.shares) {
-      if (share.isNew) newRequests.push(newRequestData(request));
-      scheduled.push({
-        requestId: request.requestId,
-        numComputedTokens: request.numComputedTokens,
-        numScheduledTokens: share.numTokens,
-        newBlockIds: share.blockIds,
-      });
-      inFlight.push({ request, numPreemptions: request.numPreemptions });
-      request.numComputedTokens += share.numTokens;
-      totalNumScheduledTokens += share.numTokens;
+    for (const { request, scheduled, isNew } of this.list) {
+      if (isNew) newRequests.push(newRequestData(request));
+      all.push(scheduled);
+      request.numComputedTokens += scheduled.numScheduledTokens;
+      totalNumScheduledTokens += scheduled.numScheduledTokens;
     }
-    return { step: { newRequests, scheduled, totalNumScheduledTokens, removedRequestIds }, inFlight };
+    return { newRequests, scheduled: all, totalNumScheduledTokens, removedRequestIds };
   }
 }
 

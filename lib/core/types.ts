@@ -1,3 +1,4 @@
+import type { KVCacheGroupSpec } from '../config/kv-cache-groups';
 import type { ResolvedSamplingParams } from '../sampling/params';
 
 /** A request as the engine core sees it: validated, tokenized, plain data (it may cross a worker_thread boundary). */
@@ -32,7 +33,11 @@ export interface ScheduledRequest {
   readonly numComputedTokens: number;
   /** Tokens to run in this step: positions [numComputedTokens, numComputedTokens + numScheduledTokens). */
   readonly numScheduledTokens: number;
-  /** Blocks to append to the request's block table; for a new or resumed request the whole table. */
+  /**
+   * Blocks to append to the request's block tables; for a new or resumed request the whole tables. For each 16 tokens (blockSize) it
+   * has as many ids as there are KV cache groups, in their order; 0 (the null block) where a group has a window and will not look.
+   * Blocks that a table holds already may be given to others when no query of this or a later step can see them.
+   */
   readonly newBlockIds: readonly number[];
 }
 
@@ -89,6 +94,8 @@ export interface EngineCoreOutput {
 export interface ExecutorInfo {
   /** Blocks of the KV pool, the null block included. */
   readonly numBlocks: number;
+  /** Layers that share blocks; default: all, and they see everything. */
+  readonly kvCacheGroups?: readonly KVCacheGroupSpec[];
   /** Bytes on the device. */
   readonly memory?: { readonly weights: number; readonly kvCache: number; readonly activations: number };
 }
@@ -100,6 +107,14 @@ export interface Executor {
   executeModel(step: SchedulerOutput): Promise<ModelRunnerOutput>;
   /** Frees everything; idempotent. */
   shutdown(): Promise<void>;
+}
+
+/** Blocks of the KV pool that requests have for the layers of one group. */
+export interface KVCacheGroupStats extends KVCacheGroupSpec {
+  /** Now; a block that requests share counts once. */
+  readonly numBlocksHeld: number;
+  /** The most at any time since the start. */
+  readonly peakBlocksHeld: number;
 }
 
 /** Counters and gauges of the scheduler, for logs and metrics. */
@@ -114,4 +129,5 @@ export interface SchedulerStats {
   readonly prefixCacheHits: number;
   /** Preemptions since the start. */
   readonly numPreemptions: number;
+  readonly kvCacheGroups: readonly KVCacheGroupStats[];
 }

@@ -12,7 +12,7 @@ import type { PromptInput, RequestOutput } from './outputs';
 import { WorkerCoreClient } from './worker-core-client';
 
 export interface AsyncLLMOptions extends CreateOptions {
-  /** Absolute paths of modules that the engine's thread loads first: where a program registers models of its own. */
+  /** Absolute paths of modules that the engine's thread loads first: they register a program's own models, when loaded or in an exported `register()`. */
   readonly workerImports?: readonly string[];
 }
 

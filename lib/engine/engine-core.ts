@@ -58,8 +58,9 @@ export class EngineCore {
     try {
       const info = await executor.initialize();
       const { cache, scheduler, model } = config;
-      const core = new EngineCore(new Scheduler({ cache, scheduler, maxModelLen: model.maxModelLen, numBlocks: info.numBlocks }), executor, listener, scheduler.asyncScheduling ? 2 : 1);
-      return { core, info };
+      const { numBlocks, kvCacheGroups } = info;
+      const planner = new Scheduler({ cache, scheduler, maxModelLen: model.maxModelLen, numBlocks, kvCacheGroups });
+      return { core: new EngineCore(planner, executor, listener, scheduler.asyncScheduling ? 2 : 1), info };
     } catch (error) {
       await executor.shutdown();
       throw error;
@@ -100,7 +101,12 @@ export class EngineCore {
 
   private async stop(): Promise<void> {
     await this.running;
-    await this.executor.shutdown();
+    try {
+      await this.executor.shutdown();
+    } catch (error) {
+      // A device that failed refuses to the end, but what could be freed is, and every request has been told why.
+      if (this.dead === null || !isDeviceFault(error)) throw error;
+    }
   }
 
   private async run(): Promise<void> {
@@ -114,7 +120,8 @@ export class EngineCore {
         await nextTurn();
       }
     } catch (error) {
-      this.dead = new KvasirError('ERR_KVASIR_ENGINE_DEAD', `The engine failed and must be created anew: ${messageOf(error)}`, { cause: error });
+      const remedy = isDeviceFault(error) ? 'and this process can use the device no more' : 'and must be created anew';
+      this.dead = new KvasirError('ERR_KVASIR_ENGINE_DEAD', `The engine failed ${remedy}: ${messageOf(error)}`, { cause: error });
       this.listener.onDead(this.dead);
     } finally {
       this.running = null;
@@ -148,6 +155,11 @@ export class EngineCore {
     if (oldest === undefined) return [];
     return this.scheduler.updateFromOutput(oldest.step, await oldest.result);
   }
+}
+
+/** A CUDA context does not survive a fault, and it is the process's only one. */
+function isDeviceFault(error: unknown): boolean {
+  return error instanceof KvasirError && error.code === 'ERR_KVASIR_DEVICE';
 }
 
 /** The next turn of the event loop, after pending I/O and messages. */

@@ -45,7 +45,8 @@ export class SequenceState {
   /** Takes what a step produced. Returns true when a stop string ended the sequence, which the engine core does not know yet. */
   apply(output: EngineCoreOutput): boolean {
     const { newTokenIds, newLogprobs, finishReason } = output;
-    for (const [i, tokenId] of newTokenIds.entries()) {
+    for (let i = 0; i < newTokenIds.length; i++) {
+      const tokenId = newTokenIds[i]!;
       this.tokenIds.push(tokenId);
       const position = newLogprobs?.[i];
       if (position !== undefined) this.addLogprobs(position);

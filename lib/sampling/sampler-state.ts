@@ -1,16 +1,28 @@
 import { samplingCountOutput, samplingCountPrompt, SAMPLING_PARAMS_WIDTH, SamplingParam } from '../ops/sampling';
 import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
-import { Tensor } from '../tensor/tensor';
+import type { Tensor } from '../tensor/tensor';
 import { LOGITS_FEATURES } from './features';
 import { idsTensor, type LogitsFeatureState } from './logits-feature';
 import type { ResolvedSamplingParams } from './params';
+
+/** Where sampling parameters stand on the device, a stable row per request. */
+export interface SamplerTables {
+  /** float32 [maxNumSeqs, SAMPLING_PARAMS_WIDTH] */
+  readonly params: Tensor;
+  /** int32 [maxNumSeqs, 2]: low and high half */
+  readonly seeds: Tensor;
+  /** Notes a row, the bits of its params and then its seed; it is stored before the next step runs. */
+  writeSampling(row: number, words: Int32Array): void;
+}
 
 /** What the sampler keeps of a request in the batch. */
 export interface SamplerRow {
   readonly params: ResolvedSamplingParams;
   readonly hasPenalties: boolean;
   readonly features: readonly LogitsFeatureState[];
+  /** Drawing is all that it ever needs: no logprobs, no penalties, no features. */
+  readonly isPlain: boolean;
 }
 
 export function hasPenalties(params: ResolvedSamplingParams): boolean {
@@ -19,21 +31,20 @@ export function hasPenalties(params: ResolvedSamplingParams): boolean {
 
 /**
  * Sampling parameters and token counts on the device, a stable row per request: a step uploads only what changed
- * (vllm model runner v2). Owns its tensors.
+ * (vllm model runner v2). Owns what it allocates; the tables belong to who gave them.
  */
 export class SamplerState {
-  readonly params: Tensor;
-  readonly seeds: Tensor;
   private countsTensor: Tensor | null = null;
-  private readonly rows = new Map<number, SamplerRow>();
+  private readonly rows: (SamplerRow | null)[];
+  private special = 0;
 
   constructor(
     private readonly device: Device,
+    readonly tables: SamplerTables,
     private readonly maxNumSeqs: number,
     private readonly vocabSize: number,
   ) {
-    this.params = device.empty([maxNumSeqs, SAMPLING_PARAMS_WIDTH], 'float32');
-    this.seeds = device.empty([maxNumSeqs, 2], 'int32');
+    this.rows = new Array<SamplerRow | null>(maxNumSeqs).fill(null);
   }
 
   /** int32 [maxNumSeqs, vocabSize], or null while no request had penalties. */
@@ -41,39 +52,37 @@ export class SamplerState {
     return this.countsTensor;
   }
 
+  /** Requests that are not plain. */
+  get numSpecial(): number {
+    return this.special;
+  }
+
   row(row: number): SamplerRow {
-    return this.rows.get(row)!;
+    return this.rows[row]!;
   }
 
   /** A request takes a row. `tokenIds` beyond the prompt are output of before a preemption. */
   add(row: number, params: ResolvedSamplingParams, tokenIds: readonly number[], numPromptTokens: number): void {
     this.remove(row);
-    const values = new Float32Array(SAMPLING_PARAMS_WIDTH);
-    values[SamplingParam.temperature] = params.temperature;
-    values[SamplingParam.topP] = params.topP;
-    values[SamplingParam.minP] = params.minP;
-    values[SamplingParam.topK] = params.topK;
-    values[SamplingParam.repetitionPenalty] = params.repetitionPenalty;
-    values[SamplingParam.presencePenalty] = params.presencePenalty;
-    values[SamplingParam.frequencyPenalty] = params.frequencyPenalty;
-    writeRow(this.params, row, values);
-    const seed = BigInt.asUintN(64, BigInt(params.seed));
-    writeRow(this.seeds, row, Int32Array.of(Number(BigInt.asIntN(32, seed)), Number(BigInt.asIntN(32, seed >> 32n))));
+    this.tables.writeSampling(row, stateWords(params));
     const penalties = hasPenalties(params);
     if (penalties) this.countTokens(row, tokenIds, numPromptTokens);
     const features = LOGITS_FEATURES.map((f) => f.create(params, this.device)).filter((s): s is LogitsFeatureState => s !== null);
-    this.rows.set(row, { params, hasPenalties: penalties, features });
+    const isPlain = !penalties && features.length === 0 && params.logprobs === null;
+    if (!isPlain) this.special++;
+    this.rows[row] = { params, hasPenalties: penalties, features, isPlain };
   }
 
   remove(row: number): void {
-    for (const feature of this.rows.get(row)?.features ?? []) feature.dispose();
-    this.rows.delete(row);
+    const state = this.rows[row];
+    if (!state) return;
+    for (const feature of state.features) feature.dispose();
+    if (!state.isPlain) this.special--;
+    this.rows[row] = null;
   }
 
   dispose(): void {
-    for (const row of [...this.rows.keys()]) this.remove(row);
-    this.params.disposeStorage();
-    this.seeds.disposeStorage();
+    for (let row = 0; row < this.rows.length; row++) this.remove(row);
     this.countsTensor?.disposeStorage();
     this.countsTensor = null;
   }
@@ -93,12 +102,19 @@ export class SamplerState {
   }
 }
 
-/** Writes one row of a table [rows, width]. */
-function writeRow(table: Tensor, row: number, values: Float32Array | Int32Array): void {
-  const view = Tensor.view(table.storage, table.dtype, row * values.byteLength, [values.length], [1]);
-  try {
-    view.write(values);
-  } finally {
-    view.dispose();
-  }
+/** A row of params as its bits, then the seed, low half first. */
+function stateWords(params: ResolvedSamplingParams): Int32Array {
+  const words = new Int32Array(SAMPLING_PARAMS_WIDTH + 2);
+  const values = new Float32Array(words.buffer);
+  values[SamplingParam.temperature] = params.temperature;
+  values[SamplingParam.topP] = params.topP;
+  values[SamplingParam.minP] = params.minP;
+  values[SamplingParam.topK] = params.topK;
+  values[SamplingParam.repetitionPenalty] = params.repetitionPenalty;
+  values[SamplingParam.presencePenalty] = params.presencePenalty;
+  values[SamplingParam.frequencyPenalty] = params.frequencyPenalty;
+  const seed = BigInt.asUintN(64, BigInt(params.seed));
+  words[SAMPLING_PARAMS_WIDTH] = Number(BigInt.asIntN(32, seed));
+  words[SAMPLING_PARAMS_WIDTH + 1] = Number(BigInt.asIntN(32, seed >> 32n));
+  return words;
 }

@@ -5,21 +5,28 @@ import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
 import { Tensor } from '../tensor/tensor';
 import { narrow } from '../tensor/views';
-import { SamplerState } from './sampler-state';
+import { SamplerState, type SamplerTables } from './sampler-state';
 
 /** A row of logits to draw from. */
 export interface SampleRequest {
   /** State row of the request. */
   readonly row: number;
-  /** Position of the token that is drawn: the number of tokens before it. Noise depends on (seed, position) alone. */
-  readonly position: number;
   readonly numOutputTokens: number;
+}
+
+/** What rows of logits belong to, on the device. Noise depends on (seed, position) alone. */
+export interface SampleRows {
+  /** int32 [numRows]: state row of the request, -1 for padding. */
+  readonly rows: Tensor;
+  /** int32 [numRows]: position of the token that is drawn, the number of tokens before it. */
+  readonly positions: Tensor;
 }
 
 export interface SampleResult {
   /** -1 where the logits hold NaN or no token is possible. */
-  readonly tokenIds: readonly number[];
-  readonly logprobs: readonly (PositionLogprobs | null)[];
+  readonly tokenIds: ArrayLike<number>;
+  /** null when no request of the step wants any. */
+  readonly logprobs: readonly (PositionLogprobs | null)[] | null;
 }
 
 /**
@@ -31,33 +38,63 @@ export class Sampler {
   /** int32 [maxNumSeqs]: the token last drawn for each state row; the next step may read it without its leaving the device. */
   readonly lastTokens: Tensor;
   private readonly ids: Tensor;
-  /** Rows, then positions: one upload a step. */
-  private readonly inputs: Tensor;
-  private readonly rows: Tensor;
-  private readonly positions: Tensor;
+  /** The first of the ids: a captured step draws for padding too. */
+  private readonly drawn: Tensor;
+  /** Of drawing, which makes no tensors. */
+  private readonly drawScope: TemporaryScope;
 
   constructor(
     private readonly device: Device,
     maxNumSeqs: number,
     vocabSize: number,
+    tables: SamplerTables,
   ) {
-    this.state = new SamplerState(device, maxNumSeqs, vocabSize);
+    this.state = new SamplerState(device, tables, maxNumSeqs, vocabSize);
     this.lastTokens = device.empty([maxNumSeqs], 'int32');
     this.ids = device.empty([maxNumSeqs], 'int32');
-    this.inputs = device.empty([2 * maxNumSeqs], 'int32');
-    this.rows = Tensor.view(this.inputs.storage, 'int32', 0, [maxNumSeqs], [1]);
-    this.positions = Tensor.view(this.inputs.storage, 'int32', 4 * maxNumSeqs, [maxNumSeqs], [1]);
+    this.drawn = Tensor.view(this.ids.storage, 'int32', 0, [maxNumSeqs], [1]);
+    this.drawScope = new TemporaryScope(device);
+  }
+
+  /** Whether any request of the batch may need more than {@link draw}. */
+  get hasSpecial(): boolean {
+    return this.state.numSpecial > 0;
+  }
+
+  /** Whether {@link draw} is all that these requests need in this step. */
+  isPlain(requests: readonly SampleRequest[]): boolean {
+    return requests.every(({ row, numOutputTokens }) => {
+      const state = this.state.row(row);
+      return state.isPlain || (state.params.logprobs === null && !state.hasPenalties && !state.features.some((f) => f.isActive(numOutputTokens)));
+    });
+  }
+
+  /**
+   * Queues drawing a token from each row of logits, for steps whose requests are plain. Two kernels on memory that is the same
+   * in every step: they can be part of a CUDA graph.
+   * @param logits float32 [numRows, vocabSize]
+   */
+  draw(logits: Tensor, { rows, positions }: SampleRows): void {
+    bindCount(this.ids, logits.size(0));
+    inScope(this.drawScope, () => this.queueDraw(logits, positions, rows, null));
+  }
+
+  /** The first `count` tokens of the last {@link draw}. */
+  async readDrawn(count: number): Promise<SampleResult> {
+    bindCount(this.drawn, count);
+    return { tokenIds: (await this.drawn.read()) as Int32Array, logprobs: null };
   }
 
   /**
    * Queues sampling and resolves with the results. Everything is queued before this returns its promise, so the memory of
    * `logits` may be reused by work queued afterwards.
    * @param logits float32 [at least requests.length, vocabSize]; changed in place
+   * @param at of at least as many rows
    */
-  sample(logits: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
+  sample(logits: Tensor, at: SampleRows, requests: readonly SampleRequest[]): Promise<SampleResult> {
     const scope = new TemporaryScope(this.device);
     try {
-      return inScope(scope, () => this.queue(logits, requests));
+      return inScope(scope, () => this.queue(logits, at, requests));
     } finally {
       scope.dispose(); // frees in stream order, after what was queued
     }
@@ -79,43 +116,41 @@ export class Sampler {
 
   dispose(): void {
     this.state.dispose();
-    for (const tensor of [this.rows, this.positions]) tensor.dispose();
-    for (const tensor of [this.lastTokens, this.ids, this.inputs]) tensor.disposeStorage();
+    this.drawn.dispose();
+    for (const tensor of [this.lastTokens, this.ids]) tensor.disposeStorage();
   }
 
-  private writeInputs(requests: readonly SampleRequest[]): void {
-    const n = requests.length;
-    const values = new Int32Array(2 * n);
-    requests.forEach((r, i) => {
-      values[i] = r.row;
-      values[n + i] = r.position;
-    });
-    this.inputs.write(values);
-    this.rows.rebind(this.inputs.storage, 0, [n], [1]);
-    this.positions.rebind(this.inputs.storage, 4 * n, [n], [1]);
+  private queueDraw(logits: Tensor, positions: Tensor, rows: Tensor, counts: Tensor | null): void {
+    const { params, seeds } = this.state.tables;
+    sample(this.ids, logits, params, seeds, positions, rows, counts);
+    scatterElements(this.lastTokens, rows, this.ids);
   }
 
-  private async queue(batch: Tensor, requests: readonly SampleRequest[]): Promise<SampleResult> {
+  private async queue(batch: Tensor, at: SampleRows, requests: readonly SampleRequest[]): Promise<SampleResult> {
     const n = requests.length;
-    const logits = batch.size(0) === n ? batch : narrow(batch, 0, 0, n); // a captured step is padded
+    // A captured step is padded.
+    const [logits, rows, positions] = [batch, at.rows, at.positions].map((t) => (t.size(0) === n ? t : narrow(t, 0, 0, n))) as [Tensor, Tensor, Tensor];
     const states = requests.map((r) => this.state.row(r.row));
-    this.ids.rebind(this.ids.storage, 0, [n], [1]);
-    this.writeInputs(requests);
+    bindCount(this.ids, n);
     const topK = states.reduce((most, s) => Math.max(most, s.params.logprobs ?? -1), -1);
     const penalties = states.some((s) => s.hasPenalties);
     const edits = penalties || states.some((s, i) => s.features.some((f) => f.isActive(requests[i]!.numOutputTokens)));
     const raw = topK >= 0 && edits ? cast(logits, 'float32') : logits;
     states.forEach((s, i) => s.features.forEach((f) => f.apply(logits, i, requests[i]!.numOutputTokens)));
-    const counts = this.state.counts;
-    if (penalties && counts) samplingPenalties(logits, counts, this.state.params, this.rows);
-    sample(this.ids, logits, this.state.params, this.state.seeds, this.positions, this.rows, penalties ? counts : null);
+    const counts = penalties ? this.state.counts : null;
+    if (counts) samplingPenalties(logits, counts, this.state.tables.params, rows);
+    this.queueDraw(logits, positions, rows, counts);
     const scores = topK >= 0 ? samplingLogprobs(raw, this.ids, topK) : null;
-    scatterElements(this.lastTokens, this.rows, this.ids);
     const tokenIds = this.ids.read().then((ids) => Array.from(ids as Int32Array));
-    if (!scores) return { tokenIds: await tokenIds, logprobs: new Array<null>(n).fill(null) };
+    if (!scores) return { tokenIds: await tokenIds, logprobs: null };
     const all = await readLogprobs(scores, tokenIds, topK);
     return { tokenIds: await tokenIds, logprobs: all.map((row, i) => trim(row, states[i]!.params.logprobs)) };
   }
+}
+
+/** Gives a tensor of one dimension another size, at the same place. */
+function bindCount(tensor: Tensor, count: number): void {
+  if (tensor.shape[0] !== count) tensor.rebind(tensor.storage, tensor.byteOffset, [count], [1]);
 }
 
 /** The batch computes the largest k that any request wants; each gets its own. */

@@ -1,12 +1,12 @@
 import type { Device } from '../tensor/device';
 import type { Tensor } from '../tensor/tensor';
 
-/** Batch sizes for which a decode step is captured: 1, 2, 4, then every 8 up to 256. */
+/** Batch sizes for which a decode step is captured: 1, 2, 4, then every 8 up to 256, and the largest batch where that is less. */
 export function cudaGraphSizes(maxNumSeqs: number): number[] {
   const sizes = [1, 2, 4];
   for (let size = 8; size <= 256; size += 8) sizes.push(size);
-  const fitting = sizes.filter((size) => size <= maxNumSeqs);
-  return fitting.length ? fitting : [maxNumSeqs];
+  const most = Math.min(maxNumSeqs, 256);
+  return [...sizes.filter((size) => size < most), most];
 }
 
 interface Captured {
@@ -42,17 +42,23 @@ export class CudaGraphRunner {
       return result;
     }
     if (entry.graph === null) {
-      this.device.beginCapture();
-      try {
-        entry.result = body();
-      } finally {
-        entry.graph = this.device.endCapture();
-      }
+      entry.result = this.capture(body);
+      entry.graph = this.device.endCapture();
     }
     this.device.launchGraph(entry.graph);
     const { result, shape } = entry;
     if (result.shape[0] !== shape[0]) result.rebind(result.storage, result.byteOffset, shape, result.strides);
     return result;
+  }
+
+  private capture(body: () => Tensor): Tensor {
+    this.device.beginCapture();
+    try {
+      return body();
+    } catch (error) {
+      this.device.discardCapture(); // never throws: what went wrong in the body is what is to be heard
+      throw error;
+    }
   }
 
   dispose(): void {

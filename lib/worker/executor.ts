@@ -1,6 +1,7 @@
 import type { Platform } from '../config/resolve';
 import type { VllmConfig } from '../config/vllm';
 import type { Executor, ExecutorInfo, ModelRunnerOutput, SchedulerOutput } from '../core/types';
+import { resolveQuantization } from '../loader/model-loader';
 import { cudaInfo, Device } from '../tensor/device';
 import { ModelRunner } from './model-runner';
 
@@ -32,7 +33,7 @@ class UniProcExecutor implements Executor {
   async initialize(): Promise<ExecutorInfo> {
     const { device, numThreads } = this.vllmConfig.device;
     this.device = Device.create(device, numThreads);
-    this.runner = new ModelRunner(this.vllmConfig, this.device);
+    this.runner = new ModelRunner(await resolveQuantization(this.vllmConfig), this.device);
     return this.runner.initialize((loaded, total) => this.hooks.onProgress?.({ stage: 'weights', loaded, total }));
   }
 
@@ -44,7 +45,10 @@ class UniProcExecutor implements Executor {
     const { runner, device } = this;
     this.runner = null;
     this.device = null;
-    runner?.dispose();
-    await device?.close();
+    try {
+      runner?.dispose();
+    } finally {
+      await device?.close();
+    }
   }
 }

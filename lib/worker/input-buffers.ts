@@ -1,205 +1,93 @@
 import type { AttentionMetadata } from '../attention/metadata';
-import type { DType } from '../config/vllm';
-import { scatterElements } from '../ops/copy';
-import type { Device, Storage } from '../tensor/device';
-import { inScope, TemporaryScope } from '../tensor/scope';
+import type { Device } from '../tensor/device';
 import { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
-
-/** The inputs of one step on the host; lengths are those of the step. */
-export interface StepInputs {
-  readonly inputIds: Int32Array;
-  readonly positions: Int32Array;
-  readonly slotMapping: BigInt64Array;
-  readonly queryStartLoc: Int32Array;
-  readonly seqLens: Int32Array;
-  readonly seqRows: Int32Array;
-  /** Per token: the request row whose last sampled token it is, when only the device knows it; else -1. */
-  readonly feedbackRows: Int32Array;
-}
-
-/** Byte offsets of a step's inputs in one stretch of memory, for steps of at most this many tokens and requests. */
-interface Layout {
-  readonly offsets: Readonly<Record<keyof StepInputs, number>>;
-  readonly bytes: number;
-}
-
-const ALIGNMENT = 16;
-
-function layoutFor(start: number, numTokens: number, numSeqs: number): Layout {
-  let end = start;
-  const place = (bytes: number): number => {
-    const offset = end;
-    end = Math.ceil((end + bytes) / ALIGNMENT) * ALIGNMENT;
-    return offset;
-  };
-  const offsets = {
-    slotMapping: place(8 * numTokens),
-    inputIds: place(4 * numTokens),
-    positions: place(4 * numTokens),
-    queryStartLoc: place(4 * (numSeqs + 1)),
-    seqLens: place(4 * numSeqs),
-    seqRows: place(4 * numSeqs),
-    feedbackRows: place(4 * numTokens),
-  };
-  return { offsets, bytes: end - start };
-}
-
-const DTYPES: Readonly<Record<keyof StepInputs, DType>> = {
-  inputIds: 'int32',
-  positions: 'int32',
-  slotMapping: 'int64',
-  queryStartLoc: 'int32',
-  seqLens: 'int32',
-  seqRows: 'int32',
-  feedbackRows: 'int32',
-};
-
-const NAMES = Object.keys(DTYPES) as (keyof StepInputs)[];
-
-/** Entries of the block table that one upload can change. */
-const BLOCK_UPDATES = 1024;
-
-/** Changes of the block table that wait for the next step, and the memory through which they go. */
-interface BlockUpdates {
-  /** Places in the flattened table, and what belongs there. */
-  readonly indices: number[];
-  readonly ids: number[];
-  readonly memory: Tensor;
-  readonly indicesTensor: Tensor;
-  readonly idsTensor: Tensor;
-}
+import { MAX_UPDATES, RequestTables } from './request-tables';
+import { INPUT_DTYPES, INPUT_NAMES, StepInputs, type InputName } from './step-inputs';
 
 /**
- * Device memory that a step's inputs are written to, allocated once. Steps of at most maxNumSeqs tokens (decoding) and
- * larger ones have a stretch each, so that either is one small upload and always lies at the same addresses.
+ * Device memory that a step's inputs are written to, allocated once, and the tables that its requests read. A step is one small
+ * upload; its inputs lie at addresses that follow from its sizes alone, as CUDA graphs need.
  */
 export class InputBuffers {
-  readonly blockTable: Tensor;
-  private readonly blockTableFlat: Tensor;
-  private readonly blockUpdates: BlockUpdates;
-  private readonly storage: Storage;
-  private readonly small: Layout;
-  private readonly large: Layout;
-  private readonly tensors: Readonly<Record<keyof StepInputs, Tensor>>;
+  readonly tables: RequestTables;
+  private readonly host: StepInputs;
+  private readonly area: Tensor;
+  private readonly tensors: Readonly<Record<InputName, Tensor>>;
+  /** int64 [numTokens]: slots of the KV cache groups after the first. */
+  private readonly otherSlots: readonly Tensor[];
 
   constructor(
-    private readonly device: Device,
+    device: Device,
     private readonly maxNumTokens: number,
     private readonly maxNumSeqs: number,
-    readonly maxBlocksPerSeq: number,
+    maxBlocksPerSeq: number,
+    private readonly numGroups = 1,
   ) {
-    this.small = layoutFor(0, maxNumSeqs, maxNumSeqs);
-    this.large = layoutFor(this.small.bytes, maxNumTokens, maxNumSeqs);
-    this.storage = device.allocate(this.small.bytes + this.large.bytes);
-    const make = (name: keyof StepInputs): Tensor => Tensor.view(this.storage, DTYPES[name], this.large.offsets[name], [1], [1]);
-    this.tensors = Object.fromEntries(NAMES.map((name) => [name, make(name)])) as Record<keyof StepInputs, Tensor>;
-    this.blockTable = device.empty([maxNumSeqs, maxBlocksPerSeq], 'int32');
-    this.blockTableFlat = Tensor.view(this.blockTable.storage, 'int32', 0, [maxNumSeqs * maxBlocksPerSeq], [1]);
-    const memory = device.empty([2 * BLOCK_UPDATES], 'int32');
-    const part = (): Tensor => Tensor.view(memory.storage, 'int32', 0, [1], [1]);
-    this.blockUpdates = { indices: [], ids: [], memory, indicesTensor: part(), idsTensor: part() };
+    this.host = new StepInputs(maxNumTokens, maxNumSeqs, MAX_UPDATES, numGroups);
+    this.area = device.empty([this.host.words.length], 'int32');
+    const make = (name: InputName): Tensor => Tensor.view(this.area.storage, INPUT_DTYPES[name], 0, [1], [1]);
+    this.tensors = Object.fromEntries(INPUT_NAMES.map((name) => [name, make(name)])) as Record<InputName, Tensor>;
+    this.otherSlots = Array.from({ length: numGroups - 1 }, () => make('slotMapping'));
+    this.tables = new RequestTables(device, maxNumSeqs, maxBlocksPerSeq, numGroups);
   }
 
-  get inputIds(): Tensor {
-    return this.tensors.inputIds;
-  }
-
-  get positions(): Tensor {
-    return this.tensors.positions;
-  }
-
-  get feedbackRows(): Tensor {
-    return this.tensors.feedbackRows;
+  /** A tensor of the step that was uploaded last. */
+  get(name: InputName): Tensor {
+    return this.tensors[name];
   }
 
   /** The shapes of the largest step, for planning. */
   largest(): AttentionMetadata {
-    this.place(this.large, this.maxNumTokens, this.maxNumSeqs);
-    return this.metadata(this.maxNumTokens, this.maxNumSeqs);
-  }
-
-  /** Writes a step's inputs and the block ids noted before; the tensors have its sizes until the next call. */
-  upload(step: StepInputs): AttentionMetadata {
-    const numTokens = step.inputIds.length;
-    const numSeqs = step.seqLens.length;
-    const layout = numTokens <= this.maxNumSeqs ? this.small : this.large;
-    this.flushBlocks();
-    this.place(layout, numTokens, numSeqs);
-    const start = layout.offsets.slotMapping;
-    const bytes = new Uint8Array(layout.bytes);
-    for (const name of NAMES) bytes.set(bytesOf(step[name]), layout.offsets[name] - start);
-    const area = Tensor.view(this.storage, 'uint8', start, [bytes.length], [1]);
-    try {
-      area.write(bytes);
-    } finally {
-      area.dispose();
-    }
-    return this.metadata(numTokens, numSeqs);
+    this.begin(this.maxNumTokens, this.maxNumSeqs, MAX_UPDATES);
+    return this.place();
   }
 
   /**
-   * Notes that entries [start, start + ids.length) of a request's row of the block table are `ids`; they are written with the
-   * next {@link upload}, those of all requests in one go.
+   * Starts a step: the host's side of its inputs, to be filled before {@link upload}.
+   * @param numUpdates room for changes of the tables; by default what the pending ones need
    */
-  writeBlocks(row: number, start: number, ids: readonly number[]): void {
-    if (row < 0 || row >= this.maxNumSeqs || start + ids.length > this.maxBlocksPerSeq)
-      throw new KvasirError('ERR_KVASIR_NATIVE', `row ${row} got ${start + ids.length} blocks; the block table has ${this.maxNumSeqs} rows of ${this.maxBlocksPerSeq}`);
-    ids.forEach((id, i) => {
-      this.blockUpdates.indices.push(row * this.maxBlocksPerSeq + start + i);
-      this.blockUpdates.ids.push(id);
-    });
+  begin(numTokens: number, numSeqs: number, numUpdates = Math.min(MAX_UPDATES, this.tables.numPending)): StepInputs {
+    if (numTokens > this.maxNumTokens || numSeqs > this.maxNumSeqs || numUpdates > MAX_UPDATES)
+      throw new KvasirError('ERR_KVASIR_NATIVE', `a step of ${numTokens} tokens and ${numSeqs} requests exceeds ${this.maxNumTokens} and ${this.maxNumSeqs}`);
+    this.host.reset(numTokens, numSeqs, numUpdates);
+    return this.host;
   }
 
-  /** Stores what {@link writeBlocks} noted: one upload and one kernel for every {@link BLOCK_UPDATES} entries. */
-  private flushBlocks(): void {
-    const { indices, ids } = this.blockUpdates;
-    for (let start = 0; start < ids.length; start += BLOCK_UPDATES) {
-      const count = Math.min(BLOCK_UPDATES, ids.length - start);
-      const { memory, indicesTensor, idsTensor } = this.blockUpdates;
-      memory.write(Int32Array.from([...indices.slice(start, start + count), ...ids.slice(start, start + count)]));
-      indicesTensor.rebind(memory.storage, 0, [count], [1]);
-      idsTensor.rebind(memory.storage, 4 * count, [count], [1]);
-      inScope(new TemporaryScope(this.device), () => scatterElements(this.blockTableFlat, indicesTensor, idsTensor));
-    }
-    indices.length = ids.length = 0;
+  /** Writes the step and the changes of the tables noted before; the tensors have its sizes until the next call. */
+  upload(): AttentionMetadata {
+    const { host } = this;
+    this.tables.moveTo(host);
+    this.area.write(host.words.subarray(0, host.numWords));
+    return this.place();
   }
 
   dispose(): void {
-    for (const name of NAMES) this.tensors[name].dispose();
-    this.storage.dispose();
-    this.blockTableFlat.dispose();
-    this.blockUpdates.indicesTensor.dispose();
-    this.blockUpdates.idsTensor.dispose();
-    this.blockUpdates.memory.disposeStorage();
-    this.blockTable.disposeStorage();
+    for (const name of INPUT_NAMES) this.tensors[name].dispose();
+    for (const slots of this.otherSlots) slots.dispose();
+    this.area.disposeStorage();
+    this.tables.dispose();
   }
 
-  private place(layout: Layout, numTokens: number, numSeqs: number): void {
-    if (numTokens > this.maxNumTokens || numSeqs > this.maxNumSeqs)
-      throw new KvasirError('ERR_KVASIR_NATIVE', `a step of ${numTokens} tokens and ${numSeqs} requests exceeds ${this.maxNumTokens} and ${this.maxNumSeqs}`);
-    const sizes: Readonly<Record<keyof StepInputs, number>> = {
-      inputIds: numTokens,
-      positions: numTokens,
-      slotMapping: numTokens,
-      queryStartLoc: numSeqs + 1,
-      seqLens: numSeqs,
-      seqRows: numSeqs,
-      feedbackRows: numTokens,
-    };
-    for (const name of NAMES) {
-      const tensor = this.tensors[name];
-      const offset = layout.offsets[name];
-      if (tensor.shape[0] !== sizes[name] || tensor.byteOffset !== offset) tensor.rebind(this.storage, offset, [sizes[name]], [1]);
+  private place(): AttentionMetadata {
+    const { host, tensors } = this;
+    for (const name of INPUT_NAMES) {
+      this.move(tensors[name], 4 * host.at[name], host.sizeOf(name));
     }
+    const { slotMapping, queryStartLoc, seqLens, seqRows } = tensors;
+    const first = { numTokens: host.numTokens, numSeqs: host.numSeqs, slotMapping, queryStartLoc, seqLens, seqRows, blockTable: this.tables.blockTable };
+    return this.numGroups === 1 ? first : { ...first, groups: this.groupsOf(first) };
   }
 
-  private metadata(numTokens: number, numSeqs: number): AttentionMetadata {
-    const { slotMapping, queryStartLoc, seqLens, seqRows } = this.tensors;
-    return { numTokens, numSeqs, slotMapping, queryStartLoc, seqLens, seqRows, blockTable: this.blockTable };
+  private groupsOf(first: AttentionMetadata): AttentionMetadata[] {
+    const others = this.otherSlots.map((slotMapping, i) => {
+      this.move(slotMapping, 4 * this.host.slotsAt(i + 1), first.numTokens);
+      return { ...first, slotMapping, blockTable: this.tables.blockTables[i + 1]! };
+    });
+    return [first, ...others];
   }
-}
 
-function bytesOf(array: Int32Array | BigInt64Array): Uint8Array {
-  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+  private move(tensor: Tensor, offset: number, size: number): void {
+    if (tensor.shape[0] !== size || tensor.byteOffset !== offset) tensor.rebind(this.area.storage, offset, [size], [1]);
+  }
 }

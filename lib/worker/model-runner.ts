@@ -1,32 +1,40 @@
+import * as path from 'node:path';
 import type { AttentionMetadata } from '../attention/metadata';
 import { withForwardContext } from '../attention/forward-context';
 import type { VllmConfig } from '../config/vllm';
 import type { ExecutorInfo, ModelRunnerOutput, PositionLogprobs, SchedulerOutput } from '../core/types';
 import { buildModel, disposeModel, loadModel, weightBytes } from '../loader/model-loader';
 import type { TextGenerationModel } from '../models/interfaces';
-import { gatherRows, selectElements } from '../ops/copy';
-import { Sampler, type SampleRequest, type SampleResult } from '../sampling/sampler';
+import { gatherRows, scatterElements, selectElements } from '../ops/copy';
+import { Sampler, type SampleRequest, type SampleResult, type SampleRows } from '../sampling/sampler';
 import type { Device } from '../tensor/device';
 import type { Tensor } from '../tensor/tensor';
 import { Workspace } from '../tensor/workspace';
 import { KvasirError } from '../utils/errors';
 import { CudaGraphRunner, cudaGraphSizes } from './cuda-graphs';
-import { InputBatch, type RequestState } from './input-batch';
+import { InputBatch, numTokensOf, type RequestState } from './input-batch';
 import { InputBuffers } from './input-buffers';
-import { KvCache } from './kv-cache';
+import { KvCache, requestedBytes } from './kv-cache';
+import { kvCacheGroups, type KvCacheGroup } from './kv-cache-groups';
+import { MemoryBudget } from './memory-budget';
 import { PromptLogprobs } from './prompt-logprobs';
+import { MAX_UPDATES } from './request-tables';
+import { runnableModel, type RunnableModel } from './runnable-model';
 
-/** Sampling of a step that is queued: which of its requests get a token, and their states then. */
-interface QueuedSampling {
-  readonly indices: readonly number[];
+/** A step that is queued. */
+interface QueuedStep {
+  readonly step: SchedulerOutput;
+  /** Its requests in batch order, and which of them get a token. */
   readonly states: readonly RequestState[];
-  readonly result: Promise<SampleResult>;
+  readonly drawing: readonly number[];
+  readonly results: Promise<readonly [SampleResult, PromptResults]>;
 }
 
-/** Tokens of a request, those included that steps in flight are sampling. */
-function numTokens(request: RequestState): number {
-  return request.tokenIds.length + request.numPendingTokens;
-}
+type PromptResults = ModelRunnerOutput['promptLogprobs'];
+
+const NO_PROMPT_LOGPROBS: PromptResults = new Map();
+const NO_ERRORS: ModelRunnerOutput['errors'] = new Map();
+const NOTHING_SAMPLED: SampleResult = { tokenIds: [], logprobs: null };
 
 /**
  * Runs steps of one model on one device (vllm GPUModelRunner): owns the weights, the KV cache, the workspaces and the
@@ -34,6 +42,8 @@ function numTokens(request: RequestState): number {
  */
 export class ModelRunner {
   private readonly model: TextGenerationModel;
+  private readonly runnable: RunnableModel;
+  private readonly groups: readonly KvCacheGroup[];
   private readonly batch: InputBatch;
   private readonly forwardSpace = new Workspace();
   private readonly logitsSpace = new Workspace();
@@ -41,37 +51,47 @@ export class ModelRunner {
   private inputs: InputBuffers | null = null;
   private sampler: Sampler | null = null;
   private kvCache: KvCache | null = null;
-  private logitRows: Tensor | null = null;
+  /** int32 [maxNumSeqs]: token rows whose logits prompt logprobs need. */
+  private promptRows: Tensor | null = null;
   private hiddenStates: Tensor | null = null;
-  /** logitRows holds 0, 1, ... up to here; 0 when it holds something else. */
-  private identityRows = 0;
   /** Settles when the results of the step queued last are taken in. */
   private collected: Promise<unknown> = Promise.resolve();
-  private readonly graphs: CudaGraphRunner | null;
+  /** Decode steps up to their logits, and those that draw their tokens too. */
+  private readonly graphs: { readonly logits: CudaGraphRunner; readonly tokens: CudaGraphRunner } | null;
 
   constructor(
     private readonly vllmConfig: VllmConfig,
     private readonly device: Device,
   ) {
     this.model = buildModel(vllmConfig);
-    this.batch = new InputBatch(vllmConfig.scheduler.maxNumSeqs, vllmConfig.cache.blockSize);
+    this.runnable = runnableModel(this.model, vllmConfig);
+    this.groups = kvCacheGroups(vllmConfig);
+    this.batch = new InputBatch(vllmConfig.scheduler.maxNumSeqs, vllmConfig.cache.blockSize, this.groups.length);
     this.promptLogprobs = new PromptLogprobs(vllmConfig.scheduler.maxNumSeqs);
+    const sizes = cudaGraphSizes(vllmConfig.scheduler.maxNumSeqs);
     const useGraphs = device.type === 'cuda' && !vllmConfig.model.enforceEager;
-    this.graphs = useGraphs ? new CudaGraphRunner(device, cudaGraphSizes(vllmConfig.scheduler.maxNumSeqs)) : null;
+    this.graphs = useGraphs ? { logits: new CudaGraphRunner(device, sizes), tokens: new CudaGraphRunner(device, sizes) } : null;
   }
 
   /** Loads the weights, plans the activations and takes all memory; resolves with the size of the KV pool. */
   async initialize(onProgress: (loaded: number, total: number) => void): Promise<ExecutorInfo> {
-    const { scheduler, model, cache } = this.vllmConfig;
-    await loadModel(this.model, this.vllmConfig, this.device, { onProgress });
+    const { scheduler, model, cache, device } = this.vllmConfig;
+    const planFolder = device.cacheDir === null ? null : path.join(device.cacheDir, 'gemm');
+    if (this.device.type === 'cuda') this.device.configureGemm({ batchInvariant: device.batchInvariant, planFolder });
+    const budget = MemoryBudget.of(this.vllmConfig, this.device);
+    await budget.take('weights', weightBytes(this.model), () => loadModel(this.model, this.vllmConfig, this.device, { onProgress }));
     const maxBlocksPerSeq = Math.ceil(model.maxModelLen / cache.blockSize);
-    this.inputs = new InputBuffers(this.device, scheduler.maxNumBatchedTokens, scheduler.maxNumSeqs, maxBlocksPerSeq);
-    this.logitRows = this.device.empty([scheduler.maxNumSeqs], 'int32');
-    this.sampler = new Sampler(this.device, scheduler.maxNumSeqs, model.vocabSize);
-    this.plan(this.inputs);
-    this.kvCache = KvCache.allocate(this.vllmConfig, this.device);
+    const numGroups = this.groups.length;
+    budget.take('inputs', 4 * numGroups * scheduler.maxNumSeqs * maxBlocksPerSeq, () => {
+      this.inputs = new InputBuffers(this.device, scheduler.maxNumBatchedTokens, scheduler.maxNumSeqs, maxBlocksPerSeq, numGroups);
+      this.promptRows = this.device.empty([scheduler.maxNumSeqs], 'int32');
+      this.sampler = new Sampler(this.device, scheduler.maxNumSeqs, model.vocabSize, this.inputs.tables);
+    });
+    this.plan(budget);
+    this.kvCache = budget.take('kvCache', requestedBytes(this.vllmConfig, this.groups), () => KvCache.allocate(this.vllmConfig, this.device, this.groups));
     return {
       numBlocks: this.kvCache.numBlocks,
+      kvCacheGroups: this.groups.map(({ slidingWindow, numLayers }) => ({ slidingWindow, numLayers })),
       memory: {
         weights: weightBytes(this.model),
         kvCache: this.kvCache.bytes,
@@ -83,84 +103,134 @@ export class ModelRunner {
   /** Runs one step. Everything is queued before the first await. */
   async execute(step: SchedulerOutput): Promise<ModelRunnerOutput> {
     this.updateRequests(step);
-    if (step.totalNumScheduledTokens === 0) return { sampledTokenIds: [], logprobs: [], promptLogprobs: new Map(), errors: new Map() };
-    const graphLogits = this.decodeInGraph(step);
-    if (!graphLogits) {
-      const attention = this.buffers().upload(this.batch.buildInputs(step));
-      this.forwardSpace.run(() => this.forward(attention));
-    }
-    const promptLogprobs = this.promptLogprobs.queue(step, this.batch, (rows, targets, topK) =>
-      this.samplerOf().logprobsOf(this.logitsAt(rows), targets, topK),
-    );
-    promptLogprobs.catch(() => undefined); // if the next line throws, nobody awaits it; otherwise Promise.all hears of it
-    const sampling = this.queueSampling(step, graphLogits);
-    const results = Promise.all([promptLogprobs, sampling.result]);
-    results.catch(() => undefined); // heard of below, but perhaps only after the step before
-    // A step without logprobs may have its results before an earlier one with them; tokens are appended in step order.
-    const output = this.collected.then(() => results).then(([prompt, sampled]) => this.collect(step, sampling, sampled, prompt));
+    if (step.totalNumScheduledTokens === 0) return { sampledTokenIds: [], logprobs: [], promptLogprobs: NO_PROMPT_LOGPROBS, errors: NO_ERRORS };
+    const queued = this.queue(step);
+    queued.results.catch(() => undefined); // heard of below, but perhaps only after the step before
+    const output = this.finish(queued, this.collected);
     this.collected = output.catch(() => undefined);
     return output;
   }
 
   /** Frees everything; the device is closed by its owner. */
   dispose(): void {
-    this.graphs?.dispose();
+    this.graphs?.logits.dispose();
+    this.graphs?.tokens.dispose();
     this.forwardSpace.dispose();
     this.logitsSpace.dispose();
     this.kvCache?.dispose();
     this.sampler?.dispose();
     this.inputs?.dispose();
-    this.logitRows?.disposeStorage();
-    this.kvCache = this.sampler = this.inputs = this.logitRows = null;
+    this.promptRows?.disposeStorage();
+    this.kvCache = this.sampler = this.inputs = this.promptRows = null;
     disposeModel(this.model);
   }
 
-  /** A step of one new token per request as a CUDA graph; its logits, or null when the step is of another kind. */
-  private decodeInGraph(step: SchedulerOutput): Tensor | null {
-    const numSeqs = step.scheduled.length;
-    if (!this.graphs || step.totalNumScheduledTokens !== numSeqs) return null;
-    if (step.scheduled.some((s) => s.numComputedTokens + 1 < numTokens(this.batch.get(s.requestId)))) return null;
-    const size = this.graphs.paddedSize(numSeqs);
-    if (size === null) return null;
-    const attention = this.buffers().upload(this.batch.buildInputs(step, size));
-    if (this.identityRows !== size) this.writeLogitRows(Array.from({ length: size }, (_, i) => i));
-    this.logitRows!.rebind(this.logitRows!.storage, 0, [size], [1]);
-    this.identityRows = size;
-    return this.graphs.run(size, () => {
-      this.forwardSpace.run(() => this.forward(attention));
-      return this.logitsSpace.run(() => this.logits());
-    });
+  private queue(step: SchedulerOutput): QueuedStep {
+    const inputs = this.buffers();
+    const states = this.batch.statesOf(step.scheduled);
+    const size = this.graphSize(step, states);
+    const host = size === null ? inputs.begin(step.totalNumScheduledTokens, states.length) : inputs.begin(size, size, this.graphUpdates(size));
+    const drawing = this.batch.buildInputs(step, states, host);
+    const attention = inputs.upload();
+    if (size !== null) return { step, states, drawing, results: this.queueGraph(size, attention, states, drawing).then(withoutPromptLogprobs) };
+    this.forwardSpace.run(() => this.forward(attention));
+    const prompt = this.promptLogprobs.queue(step, states, (rows, targets, topK) => this.samplerOf().logprobsOf(this.promptLogits(rows), targets, topK));
+    prompt?.catch(() => undefined); // if the next line throws, nobody awaits it; otherwise Promise.all hears of it
+    const sampled = this.queueSampling(states, drawing);
+    return { step, states, drawing, results: prompt ? Promise.all([sampled, prompt]) : sampled.then(withoutPromptLogprobs) };
   }
 
-  private plan(inputs: InputBuffers): void {
-    const attention = inputs.largest();
+  /** The padded size of the CUDA graph for a step of one new token per request; null for other steps. */
+  private graphSize(step: SchedulerOutput, states: readonly RequestState[]): number | null {
+    if (!this.graphs || step.totalNumScheduledTokens !== states.length) return null;
+    for (let i = 0; i < states.length; i++) if (step.scheduled[i]!.numComputedTokens + 1 < numTokensOf(states[i]!)) return null;
+    return this.graphs.logits.paddedSize(states.length);
+  }
+
+  /** Room in a padded step for one new block in every group for each request, which is all that decoding can need. */
+  private graphUpdates(size: number): number {
+    return Math.min(MAX_UPDATES, size * this.groups.length);
+  }
+
+  /** Runs a step as a graph; tokens are drawn in it where drawing is all that its requests need. */
+  private queueGraph(size: number, attention: AttentionMetadata, states: readonly RequestState[], drawing: readonly number[]): Promise<SampleResult> {
+    const sampler = this.samplerOf();
+    const at = this.sampleRows();
+    const requests = this.specialRequests(states, drawing);
+    addPending(states, drawing);
+    const logits = (): Tensor => {
+      this.forwardSpace.run(() => this.forward(attention));
+      return this.stepLogits();
+    };
+    if (requests !== null) return sampler.sample(this.graphs!.logits.run(size, logits), at, requests);
+    this.graphs!.tokens.run(size, () => {
+      const result = logits();
+      sampler.draw(result, at);
+      return result;
+    });
+    return sampler.readDrawn(drawing.length);
+  }
+
+  /** Samples for the requests whose last known token ran in this step. */
+  private queueSampling(states: readonly RequestState[], drawing: readonly number[]): Promise<SampleResult> {
+    // Without a token to draw the step must still be waited for, and its errors heard.
+    if (drawing.length === 0) return this.device.synchronize().then(() => NOTHING_SAMPLED);
+    const sampler = this.samplerOf();
+    const requests = this.specialRequests(states, drawing);
+    addPending(states, drawing);
+    const logits = this.stepLogits();
+    if (requests !== null) return sampler.sample(logits, this.sampleRows(), requests);
+    sampler.draw(logits, this.sampleRows());
+    return sampler.readDrawn(drawing.length);
+  }
+
+  /** What the sampler must know of requests when drawing is not all that they need; else null. */
+  private specialRequests(states: readonly RequestState[], drawing: readonly number[]): SampleRequest[] | null {
+    const sampler = this.samplerOf();
+    if (!sampler.hasSpecial) return null;
+    const requests = drawing.map((index) => {
+      const state = states[index]!;
+      return { row: state.row, numOutputTokens: numTokensOf(state) - state.numPromptTokens };
+    });
+    return sampler.isPlain(requests) ? null : requests;
+  }
+
+  private sampleRows(): SampleRows {
+    const inputs = this.buffers();
+    return { rows: inputs.get('sampleRows'), positions: inputs.get('samplePositions') };
+  }
+
+  private plan(budget: MemoryBudget): void {
+    const attention = this.buffers().largest();
     this.forwardSpace.plan(() => [this.forward(attention)]);
-    this.logitsSpace.plan(() => [this.logits()]);
-    this.forwardSpace.materialize(this.device);
-    this.logitsSpace.materialize(this.device);
+    this.logitsSpace.plan(() => [this.logits(this.buffers().get('logitRows'))]);
+    budget.take('activations', this.forwardSpace.bytes, () => this.forwardSpace.materialize(this.device));
+    budget.take('logits', this.logitsSpace.bytes, () => this.logitsSpace.materialize(this.device));
   }
 
   private forward(attention: AttentionMetadata): Tensor {
-    const { inputIds, positions, feedbackRows } = this.buffers();
-    selectElements(inputIds, this.samplerOf().lastTokens, feedbackRows);
-    return (this.hiddenStates = withForwardContext({ attention }, () => this.model.forward(inputIds, positions)));
+    const inputs = this.buffers();
+    const inputIds = inputs.get('inputIds');
+    scatterElements(inputs.tables.words, inputs.get('updateIndices'), inputs.get('updateValues'));
+    selectElements(inputIds, this.samplerOf().lastTokens, inputs.get('feedbackRows'));
+    return (this.hiddenStates = withForwardContext({ attention }, () => this.runnable.forward(inputIds, inputs.get('positions'))));
   }
 
-  /** Logits [logitRows, vocabSize] of the rows of hidden states that logitRows names. */
-  private logits(): Tensor {
-    return this.model.computeLogits(gatherRows(this.hiddenStates!, this.logitRows!));
+  /** Logits [rows.length, vocabSize] of rows of hidden states. */
+  private logits(rows: Tensor): Tensor {
+    return this.runnable.computeLogits(gatherRows(this.hiddenStates!, rows));
   }
 
-  private logitsAt(tokens: readonly number[]): Tensor {
-    this.writeLogitRows(tokens);
-    return this.logitsSpace.run(() => this.logits());
+  /** Logits that the step draws from. */
+  private stepLogits(): Tensor {
+    return this.logitsSpace.run(() => this.logits(this.buffers().get('logitRows')));
   }
 
-  private writeLogitRows(tokens: readonly number[]): void {
-    const rows = this.logitRows!;
+  private promptLogits(tokens: readonly number[]): Tensor {
+    const rows = this.promptRows!;
     rows.rebind(rows.storage, 0, [tokens.length], [1]);
     rows.write(Int32Array.from(tokens));
-    this.identityRows = 0;
+    return this.logitsSpace.run(() => this.logits(rows));
   }
 
   private updateRequests(step: SchedulerOutput): void {
@@ -176,56 +246,36 @@ export class ModelRunner {
     for (const { requestId, newBlockIds } of step.scheduled) {
       if (newBlockIds.length === 0) continue;
       const request = this.batch.get(requestId);
-      this.buffers().writeBlocks(request.row, request.blockIds.length, newBlockIds);
-      request.blockIds.push(...newBlockIds);
+      this.buffers().tables.writeBlocks(request.row, request.blockIds.length / this.groups.length, newBlockIds);
+      for (const id of newBlockIds) request.blockIds.push(id);
     }
   }
 
-  /** Samples for the requests whose last known token ran in this step. */
-  private queueSampling(step: SchedulerOutput, graphLogits: Tensor | null): QueuedSampling {
-    const indices: number[] = [];
-    const lastTokens: number[] = [];
-    const requests: SampleRequest[] = [];
-    const states: RequestState[] = [];
-    let token = 0;
-    step.scheduled.forEach((s, i) => {
-      token += s.numScheduledTokens;
-      const request = this.batch.get(s.requestId);
-      const position = numTokens(request);
-      if (s.numComputedTokens + s.numScheduledTokens < position) return;
-      indices.push(i);
-      lastTokens.push(token - 1);
-      requests.push({ row: request.row, position, numOutputTokens: position - request.numPromptTokens });
-      states.push(request);
-      request.numPendingTokens++;
-    });
-    // Without a token to draw the step must still be waited for, and its errors heard.
-    if (requests.length === 0) return { indices, states, result: this.device.synchronize().then(() => ({ tokenIds: [], logprobs: [] })) };
-    return { indices, states, result: this.samplerOf().sample(graphLogits ?? this.logitsAt(lastTokens), requests) };
+  /** A step without logprobs may have its results before an earlier one with them; tokens are appended in step order. */
+  private async finish(queued: QueuedStep, before: Promise<unknown>): Promise<ModelRunnerOutput> {
+    await before;
+    const [sampled, promptLogprobs] = await queued.results;
+    return this.collect(queued, sampled, promptLogprobs);
   }
 
-  private collect(
-    step: SchedulerOutput,
-    { indices, states }: QueuedSampling,
-    sampled: SampleResult,
-    promptLogprobs: ReadonlyMap<string, readonly PositionLogprobs[]>,
-  ): ModelRunnerOutput {
-    const sampledTokenIds = new Array<number>(step.scheduled.length).fill(-1);
-    const logprobs = new Array<PositionLogprobs | null>(step.scheduled.length).fill(null);
-    const errors = new Map<string, string>();
-    indices.forEach((index, i) => {
-      const { requestId } = step.scheduled[index]!;
-      const tokenId = sampled.tokenIds[i]!;
-      states[i]!.numPendingTokens--;
+  private collect({ step, states, drawing }: QueuedStep, sampled: SampleResult, promptLogprobs: PromptResults): ModelRunnerOutput {
+    const sampledTokenIds = new Array<number>(states.length).fill(-1);
+    const logprobs = new Array<PositionLogprobs | null>(states.length).fill(null);
+    let errors: Map<string, string> | null = null;
+    for (let k = 0; k < drawing.length; k++) {
+      const index = drawing[k]!;
+      const state = states[index]!;
+      const tokenId = sampled.tokenIds[k]!;
+      state.numPendingTokens--;
       if (tokenId < 0) {
-        errors.set(requestId, 'the logits of the request hold NaN, or no token is possible');
-        return;
+        (errors ??= new Map()).set(step.scheduled[index]!.requestId, 'the logits of the request hold NaN, or no token is possible');
+        continue;
       }
       sampledTokenIds[index] = tokenId;
-      logprobs[index] = sampled.logprobs[i] ?? null;
-      states[i]!.tokenIds.push(tokenId); // of a request that left meanwhile: nobody looks at it any more
-    });
-    return { sampledTokenIds, logprobs, promptLogprobs, errors };
+      if (sampled.logprobs !== null) logprobs[index] = sampled.logprobs[k] ?? null;
+      state.tokenIds.push(tokenId); // of a request that left meanwhile: nobody looks at it any more
+    }
+    return { sampledTokenIds, logprobs, promptLogprobs, errors: errors ?? NO_ERRORS };
   }
 
   private buffers(): InputBuffers {
@@ -237,4 +287,13 @@ export class ModelRunner {
     if (!this.sampler) throw new KvasirError('ERR_KVASIR_CLOSED', 'the model runner is closed');
     return this.sampler;
   }
+}
+
+function withoutPromptLogprobs(sampled: SampleResult): readonly [SampleResult, PromptResults] {
+  return [sampled, NO_PROMPT_LOGPROBS];
+}
+
+/** The tokens that these requests get are known on the device only, until the step's results are collected. */
+function addPending(states: readonly RequestState[], drawing: readonly number[]): void {
+  for (let k = 0; k < drawing.length; k++) states[drawing[k]!]!.numPendingTokens++;
 }

@@ -1,5 +1,5 @@
 import type { PositionLogprobs, SchedulerOutput } from '../core/types';
-import type { InputBatch } from './input-batch';
+import type { RequestState } from './input-batch';
 
 /** Queues the logprobs of `targets` at token rows of the step's hidden states. */
 export type LogprobsAt = (rows: readonly number[], targets: readonly number[], topK: number) => Promise<PositionLogprobs[]>;
@@ -8,12 +8,17 @@ export type LogprobsAt = (rows: readonly number[], targets: readonly number[], t
 export class PromptLogprobs {
   constructor(private readonly maxLogitRows: number) {}
 
-  /** For every scheduled prompt position p with a next prompt token: the logprobs of that token. Queues before it returns. */
-  queue(step: SchedulerOutput, batch: InputBatch, logprobsAt: LogprobsAt): Promise<ReadonlyMap<string, readonly PositionLogprobs[]>> {
+  /**
+   * For every scheduled prompt position p with a next prompt token: the logprobs of that token. Queues before it returns; null
+   * when no request of the step wants any.
+   * @param states the requests of the step in batch order
+   */
+  queue(step: SchedulerOutput, states: readonly RequestState[], logprobsAt: LogprobsAt): Promise<ReadonlyMap<string, readonly PositionLogprobs[]>> | null {
     const pending: Promise<readonly [string, PositionLogprobs[]]>[] = [];
     let start = 0;
-    for (const s of step.scheduled) {
-      const { samplingParams, tokenIds, numPromptTokens } = batch.get(s.requestId);
+    for (let index = 0; index < states.length; index++) {
+      const s = step.scheduled[index]!;
+      const { samplingParams, tokenIds, numPromptTokens } = states[index]!;
       const topK = samplingParams.promptLogprobs;
       const first = s.numComputedTokens;
       const count = Math.min(s.numScheduledTokens, numPromptTokens - 1 - first);
@@ -28,6 +33,6 @@ export class PromptLogprobs {
       }
       start += s.numScheduledTokens;
     }
-    return Promise.all(pending).then((entries) => new Map(entries));
+    return pending.length === 0 ? null : Promise.all(pending).then((entries) => new Map(entries));
   }
 }

@@ -6,6 +6,32 @@
 
 namespace kvasir::cuda {
 
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kKernelCopyBytes = 32 << 10;
+
+// One thread per word of 4 bytes.
+__global__ void __launch_bounds__(kThreads) copyWordsKernel(uint32_t* to, const uint32_t* from, int64_t words) {
+  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
+  if (i < words) to[i] = from[i];
+}
+
+bool ofWords(const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(uint32_t) == 0; }
+
+}  // namespace
+
+void copyPinned(cudaStream_t stream, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
+  if (bytes == 0) return;
+  if (bytes > kKernelCopyBytes || bytes % static_cast<int64_t>(sizeof(uint32_t)) != 0 || !ofWords(to) || !ofWords(from)) {
+    KVASIR_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream));
+    return;
+  }
+  const int64_t words = bytes / static_cast<int64_t>(sizeof(uint32_t));
+  copyWordsKernel<<<static_cast<unsigned>((words + kThreads - 1) / kThreads), kThreads, 0, stream>>>(static_cast<uint32_t*>(to), static_cast<const uint32_t*>(from), words);
+  KVASIR_CUDA(cudaGetLastError());
+}
+
 UploadRing::~UploadRing() {
   for (cudaEvent_t event : done_)
     if (event) cudaEventDestroy(event);
@@ -31,7 +57,7 @@ void UploadRing::upload(cudaStream_t stream, void* to, const char* from, int64_t
     const int64_t n = std::min(bytes, kSegmentBytes - offset_);
     char* slice = memory_ + segment_ * kSegmentBytes + offset_;
     std::memcpy(slice, from, static_cast<size_t>(n));
-    KVASIR_CUDA(cudaMemcpyAsync(dest, slice, static_cast<size_t>(n), cudaMemcpyHostToDevice, stream));
+    copyPinned(stream, dest, slice, n, cudaMemcpyHostToDevice);
     offset_ = std::min(kSegmentBytes, (offset_ + n + 63) / 64 * 64);
     dest += n;
     from += n;

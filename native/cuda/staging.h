@@ -10,6 +10,10 @@
 
 namespace kvasir::cuda {
 
+// Queues a copy between pinned memory and the device. A small one is made by a kernel that reads or writes the host's memory itself: on
+// the way to the copy engine and back a stream would wait twice.
+void copyPinned(cudaStream_t stream, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind);
+
 // A ring of pinned memory for small uploads. A slice is used again only after the copy out of it is done: the ring is cut into segments
 // and each waits for its own event.
 class UploadRing {

@@ -43,6 +43,7 @@ CudaStream::CudaStream(int device) : device_(device) {
   if (device >= report.count) fail(kUnsupportedError, "CUDA device %d cannot be used: %s", device, report.count ? "there are fewer" : report.problem.c_str());
   setDevice();
   KVASIR_CUDA(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device));
+  overlaps_ = supportsOverlap(device);
   KVASIR_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   cudaMemPoolProps properties{};
   properties.allocType = cudaMemAllocationTypePinned;
@@ -70,36 +71,48 @@ void* CudaStream::allocate(int64_t bytes) {
   void* memory = nullptr;
   const size_t size = static_cast<size_t>(std::max<int64_t>(bytes, 16));
   const cudaError_t error = cudaMallocFromPoolAsync(&memory, size, pool_, stream_);
-  if (error != cudaSuccess) {
+  if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    fail(kMemoryError, "the CUDA device has %zu of %zu MiB free, %zu MiB more are needed: lower gpuMemoryUtilization, maxNumSeqs or maxNumBatchedTokens",
-         free >> 20, total >> 20, (size >> 20) + 1);
+    fail(kMemoryError, "%zu MiB of memory are needed at once, and %zu of the CUDA device's %zu MiB are free", (size >> 20) + 1, free >> 20, total >> 20);
   }
+  check(error, "cudaMallocFromPoolAsync");  // after a device fault every call fails: that is no lack of memory
   KVASIR_CUDA(cudaMemsetAsync(memory, 0, size, stream_));
   return memory;
 }
 
 void CudaStream::deallocate(void* memory, int64_t) noexcept {
-  if (stream_) cudaFreeAsync(memory, stream_);
+  if (!stream_) return;
+  try {
+    flush();
+  } catch (...) {
+    if (!error_) error_ = std::current_exception();
+  }
+  cudaFreeAsync(memory, stream_);
 }
 
 void CudaStream::write(const Tensor& to, std::vector<char> bytes) {
+  checkNotCapturing("memory cannot be written");
+  flush();
   setDevice();
+  if (to.layout == Layout::Packed) weightsChanged();
   uploads_.upload(stream_, to.data, bytes.data(), static_cast<int64_t>(bytes.size()));
 }
 
 void CudaStream::read(std::shared_ptr<std::vector<char>> to, const Tensor& from) {
+  checkNotCapturing("memory cannot be read");
+  flush();
   setDevice();
   const int64_t bytes = from.numel() * elementSize(from.dtype);
   const auto buffer = readBuffers_.take(bytes);
-  KVASIR_CUDA(cudaMemcpyAsync(buffer.data, from.data, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
+  copyPinned(stream_, buffer.data, from.data, bytes, cudaMemcpyDeviceToHost);
   pendingReads_.push_back({buffer, bytes, std::move(to)});
 }
 
 void CudaStream::enqueue(const char*, std::function<void()> task) {
   try {
+    flush();
     task();
   } catch (...) {
     if (!error_) error_ = std::current_exception();
@@ -107,17 +120,38 @@ void CudaStream::enqueue(const char*, std::function<void()> task) {
 }
 
 void CudaStream::load(LoadJob job) {
+  flush();
   setDevice();
+  weightsChanged();
   if (!loader_) loader_ = std::make_unique<Loader>(device_);
   loader_->push(job, stream_);
 }
 
 void CudaStream::fence(std::function<void(std::exception_ptr)> done) {
   setDevice();
-  Fence fence{nullptr, std::exchange(error_, nullptr), std::exchange(pendingReads_, {}), std::move(done)};
-  KVASIR_CUDA(cudaEventCreateWithFlags(&fence.event, cudaEventDisableTiming));
+  try {
+    flush();
+  } catch (...) {
+    if (!error_) error_ = std::current_exception();
+  }
+  Fence fence{takeEvent(), std::exchange(error_, nullptr), std::exchange(pendingReads_, {}), std::move(done)};
   KVASIR_CUDA(cudaEventRecord(fence.event, stream_));
   pushFence(std::move(fence));
+}
+
+// Making an event costs several times as much as recording one.
+cudaEvent_t CudaStream::takeEvent() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!freeEvents_.empty()) {
+      const cudaEvent_t event = freeEvents_.back();
+      freeEvents_.pop_back();
+      return event;
+    }
+  }
+  cudaEvent_t event = nullptr;
+  KVASIR_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return event;
 }
 
 void CudaStream::pushFence(Fence fence) {
@@ -152,7 +186,10 @@ void CudaStream::finish(Fence& fence) {
     else std::this_thread::sleep_for(std::chrono::microseconds(5));
   if (state != cudaSuccess && !fence.error)
     fence.error = std::make_exception_ptr(Error(kDeviceError, std::string("CUDA error ") + cudaGetErrorName(state) + ": " + cudaGetErrorString(state)));
-  cudaEventDestroy(fence.event);
+  {
+    std::lock_guard lock(mutex_);
+    freeEvents_.push_back(fence.event);
+  }
   try {
     if (loader_) loader_->drain();
   } catch (...) {
@@ -167,6 +204,7 @@ void CudaStream::finish(Fence& fence) {
 
 void CudaStream::shutdown() {
   if (!stream_) return;
+  pending_ = {};  // nobody can read its result any more
   cudaSetDevice(device_);
   cudaStreamSynchronize(stream_);
   {
@@ -177,9 +215,12 @@ void CudaStream::shutdown() {
   if (waiter_.joinable()) waiter_.join();
   loader_.reset();
   gemm_.reset();
-  for (cudaGraphExec_t graph : graphs_)
-    if (graph) cudaGraphExecDestroy(graph);
+  for (const Graph& graph : graphs_)
+    if (graph.executable) cudaGraphExecDestroy(graph.executable);
   graphs_.clear();
+  freeRetired();
+  for (cudaEvent_t event : freeEvents_) cudaEventDestroy(event);
+  freeEvents_.clear();
   for (const Timing& t : timings_) {
     cudaEventDestroy(t.begin);
     cudaEventDestroy(t.end);
@@ -192,15 +233,25 @@ void CudaStream::shutdown() {
   stream_ = nullptr;
 }
 
+// A graph holds the address that was current when it was captured. Its kernels may go on using outgrown memory: what they leave there is
+// read by themselves alone, and on one stream they never run beside kernels that use the new memory. So it is kept until no graph is left.
 void* CudaStream::grow(void*& memory, int64_t& size, int64_t bytes) {
-  if (bytes > size) {
-    if (memory) KVASIR_CUDA(cudaFreeAsync(memory, stream_));
-    memory = nullptr;
-    size = 0;
-    memory = allocate(bytes);
-    size = bytes;
-  }
+  if (bytes <= size) return memory;
+  if (capturing_)
+    fail(kNativeError, "a step that is being captured needs %lld bytes of scratch memory, %lld are there: it must run once before it is captured",
+         static_cast<long long>(bytes), static_cast<long long>(size));
+  if (memory && liveGraphs_ > 0) retired_.push_back(memory);
+  else if (memory) KVASIR_CUDA(cudaFreeAsync(memory, stream_));
+  memory = nullptr;
+  size = 0;
+  memory = allocate(bytes);
+  size = bytes;
   return memory;
+}
+
+void CudaStream::freeRetired() noexcept {
+  for (void* memory : retired_) cudaFreeAsync(memory, stream_);
+  retired_.clear();
 }
 
 void* CudaStream::scratch(int64_t bytes) { return grow(scratch_, scratchBytes_, bytes); }
@@ -209,34 +260,18 @@ int32_t* CudaStream::counters(int64_t count) {
   return static_cast<int32_t*>(grow(counters_, counterBytes_, count * static_cast<int64_t>(sizeof(int32_t))));
 }
 
-void CudaStream::beginCapture() {
+void CudaStream::setOverlaps(bool on) {
+  flush();
   setDevice();
-  KVASIR_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  overlaps_ = on && supportsOverlap(device_);
 }
 
-int CudaStream::endCapture() {
-  cudaGraph_t graph = nullptr;
-  KVASIR_CUDA(cudaStreamEndCapture(stream_, &graph));
-  cudaGraphExec_t executable = nullptr;
-  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
-  cudaGraphDestroy(graph);
-  check(error, "cudaGraphInstantiate");
-  graphs_.push_back(executable);
-  return static_cast<int>(graphs_.size()) - 1;
-}
-
-void CudaStream::launchGraph(int id) {
-  if (id < 0 || id >= static_cast<int>(graphs_.size()) || !graphs_[static_cast<size_t>(id)]) fail(kDisposedError, "graph %d does not exist", id);
-  setDevice();
-  KVASIR_CUDA(cudaGraphLaunch(graphs_[static_cast<size_t>(id)], stream_));
-}
-
-void CudaStream::destroyGraph(int id) {
-  if (id < 0 || id >= static_cast<int>(graphs_.size()) || !graphs_[static_cast<size_t>(id)]) fail(kDisposedError, "graph %d does not exist", id);
-  cudaGraphExecDestroy(std::exchange(graphs_[static_cast<size_t>(id)], nullptr));  // after a device fault this fails, and freeing goes on
+bool CudaStream::mayReadEarly(const Tensor& weight) {
+  return overlaps_ && weight.layout == Layout::Packed && std::exchange(weightsSettled_, true);
 }
 
 void CudaStream::setProfiling(bool on) {
+  flush();
   profiling_ = on;
   if (on) profile_.clear();
 }

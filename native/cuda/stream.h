@@ -7,11 +7,14 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "core/stream.h"
 #include "cuda/check.h"
 #include "cuda/loader.h"
+#include "cuda/pending.h"
 #include "cuda/staging.h"
 
 namespace kvasir::cuda {
@@ -32,6 +35,15 @@ struct DeviceProperties {
   int multiprocessors;
 };
 DeviceProperties describe(int device);
+// Whether kernels may start before their predecessor ends (dependent_launch.cuh). The device must be the current one.
+bool supportsOverlap(int device);
+
+// What a captured graph is made of. The driver launches a straight line of kernels, each after the one before it, fastest.
+struct GraphInfo {
+  int64_t nodes = 0, kernels = 0, copies = 0, memsets = 0, others = 0;
+  int64_t edges = 0, early = 0;  // early: edges that let a kernel start before its predecessor ends
+  bool straightLine() const { return nodes > 0 && edges == nodes - 1; }
+};
 
 class CudaStream final : public Stream {
  public:
@@ -50,7 +62,10 @@ class CudaStream final : public Stream {
   void setProfiling(bool on) override;
   std::map<std::string, ProfileRow> profile() const override;
 
-  cudaStream_t handle() const { return stream_; }
+  cudaStream_t handle() {
+    flush();
+    return stream_;
+  }
   int ordinal() const { return device_; }
   int multiprocessors() const { return multiprocessors_; }
   // Bytes free and in all on the device.
@@ -61,7 +76,7 @@ class CudaStream final : public Stream {
   void load(LoadJob job);
 
   // Scratch of at least `bytes` for kernels that run after each other on this stream (GEMM workspace, split attention). Its address
-  // only changes when it grows, which must happen before a graph is captured.
+  // only changes when it grows, which is an error while a graph is captured. Memory that captured graphs know stays as long as they do.
   void* scratch(int64_t bytes);
   // At least `count` counters that are zero and that every kernel leaves zero. Its address changes as scratch()'s does.
   int32_t* counters(int64_t count);
@@ -69,12 +84,42 @@ class CudaStream final : public Stream {
   // Work queued between the two becomes a graph instead of running; its id is for launchGraph.
   void beginCapture();
   int endCapture();
+  // Ends a capture of which something failed, and forgets what was captured.
+  void discardCapture() noexcept;
+  const GraphInfo& graphInfo(int id);
   void launchGraph(int id);
   void destroyGraph(int id);
+
+  // Keeps an op back until the next one, see pending.h.
+  void hold(Pending op);
+  // The op that is kept back, if it is a T and `joins` says that the op at hand continues it. The caller then does the work of both.
+  template <class T, class F>
+  std::optional<T> take(F&& joins) {
+    const T* op = std::get_if<T>(&pending_);
+    if (!op || !joins(*op)) return std::nullopt;
+    const T taken = *op;
+    pending_ = {};
+    return taken;
+  }
+  // Launches the op that is kept back. Everything that adds to the stream or frees memory calls this first.
+  void flush() {
+    if (pending_.index() != 0) runPending();
+  }
+
+  // Whether kernels may be launched early, see dependent_launch.cuh.
+  bool overlaps() const { return overlaps_; }
+  // Never launches early from now on, or does again where the device can: for measurements.
+  void setOverlaps(bool on);
+  // True when the next kernel may read `weight` even before its predecessor ends: a packed weight, complete before an earlier kernel that
+  // was launched after everything. Where false is answered, the kernel must be launched in the usual way, and is that kernel for later ones.
+  bool mayReadEarly(const Tensor& weight);
+  // A packed weight was or will be stored.
+  void weightsChanged() { weightsSettled_ = false; }
 
   // Around each op: checks the launch, and times it when profiling.
   template <class F>
   void launch(const char* name, F&& body) {
+    flush();
     Timer timer(*this, name);
     body(stream_);
     check(cudaGetLastError(), name);
@@ -91,6 +136,15 @@ class CudaStream final : public Stream {
     const char* name;
     cudaEvent_t begin, end;
   };
+  struct Graph {
+    cudaGraphExec_t executable;  // null: destroyed
+    GraphInfo info;
+  };
+  void runPending();
+  Graph& graph(int id);
+  void checkNotCapturing(const char* what) const;
+  void freeRetired() noexcept;
+  cudaEvent_t takeEvent();
   void* grow(void*& memory, int64_t& size, int64_t bytes);
   class Timer {
    public:
@@ -109,6 +163,9 @@ class CudaStream final : public Stream {
 
   int device_;
   int multiprocessors_ = 0;
+  bool overlaps_ = false;
+  bool weightsSettled_ = false;
+  Pending pending_;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   UploadRing uploads_;
@@ -119,7 +176,10 @@ class CudaStream final : public Stream {
   int64_t scratchBytes_ = 0;
   void* counters_ = nullptr;
   int64_t counterBytes_ = 0;
-  std::vector<cudaGraphExec_t> graphs_;
+  std::vector<Graph> graphs_;
+  int liveGraphs_ = 0;
+  bool capturing_ = false;
+  std::vector<void*> retired_;  // outgrown scratch that graphs still use
   bool profiling_ = false;
   mutable std::vector<Timing> timings_;
   mutable std::map<std::string, ProfileRow> profile_;
@@ -129,6 +189,7 @@ class CudaStream final : public Stream {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Fence> fences_;
+  std::vector<cudaEvent_t> freeEvents_;
   bool stop_ = false;
   std::thread waiter_;
 };

@@ -1,10 +1,12 @@
 import { BlockPool } from '../../lib/core/block-pool';
-import type { BlockKey } from '../../lib/core/block-pool';
-import { FreeBlockQueue, KVCacheBlock, ROOT_CONTENT_ID } from '../../lib/core/free-block-queue';
+import { FreeBlockQueue, KVCacheBlock } from '../../lib/core/free-block-queue';
+import type { PrefixNode } from '../../lib/core/prefix-tree';
 
-const key = (hash: string, tokenIds: number[], parentContentId = ROOT_CONTENT_ID, extraKey: string | null = null): BlockKey => ({
-  hash, tokenIds, parentContentId, extraKey, start: 0,
-});
+/** The prefix of two tokens after `parent`, as a request that computed it would publish it. */
+const node = (pool: BlockPool, tokenIds: number[], parent: PrefixNode | null = null): PrefixNode =>
+  pool.prefixes.findOrAdd({ hash: String(tokenIds), tokenIds, parent, extraKey: null, start: 0 });
+const cached = (pool: BlockPool, tokenIds: number[]): KVCacheBlock | null =>
+  pool.prefixes.find({ hash: String(tokenIds), tokenIds, parent: null, extraKey: null, start: 0 })?.block(0) ?? null;
 const ids = (blocks: Iterable<KVCacheBlock>): number[] => Array.from(blocks, (block) => block.blockId);
 const dead = expect.objectContaining({ code: 'ERR_KVASIR_ENGINE_DEAD' });
 
@@ -63,7 +65,7 @@ describe('BlockPool', () => {
   it('puts cached blocks at the back of the free queue and others at the front', () => {
     const pool = new BlockPool(6, 2);
     const [a, b, c] = pool.getNewBlocks(3);
-    pool.cacheFullBlock(a!, key('a', [1, 2]));
+    pool.cacheFullBlock(a!, node(pool, [1, 2]));
     pool.freeBlocks([c!, b!, a!]);
     expect(pool.freeBlockIds()).toEqual([2, 3, 4, 5, 1]);
   });
@@ -81,87 +83,95 @@ describe('BlockPool', () => {
   it('finds a free block until it is handed out again; touching takes it out of the queue', () => {
     const pool = new BlockPool(3, 2);
     const [a] = pool.getNewBlocks(1);
-    pool.cacheFullBlock(a!, key('a', [1, 2]));
+    pool.cacheFullBlock(a!, node(pool, [1, 2]));
     pool.freeBlocks([a!]);
-    expect(pool.getCachedBlock(key('a', [1, 2]))).toBe(a);
+    expect(cached(pool, [1, 2])).toBe(a);
     pool.touch([a!]);
     expect(pool.freeBlockIds()).toEqual([2]);
     pool.freeBlocks([a!]);
     expect(ids(pool.getNewBlocks(2))).toEqual([2, 1]);
-    expect(pool.getCachedBlock(key('a', [1, 2]))).toBeNull();
+    expect(cached(pool, [1, 2])).toBeNull();
     expect(pool.numCachedBlocks).toBe(0);
     pool.checkInvariants();
   });
 
-  it('compares tokens, parent and extra key on a hit, not only the hash', () => {
-    const pool = new BlockPool(9, 2);
-    const [a, b] = pool.getNewBlocks(2);
-    pool.cacheFullBlock(a!, key('h', [1, 2], ROOT_CONTENT_ID, 'salt'));
-    const parent = a!.content!.contentId;
-    pool.cacheFullBlock(b!, key('h', [3, 4], parent));
-    expect(pool.getCachedBlock(key('h', [1, 2], ROOT_CONTENT_ID, 'salt'))).toBe(a);
-    expect(pool.getCachedBlock(key('h', [3, 4], parent))).toBe(b);
-    expect(pool.getCachedBlock(key('h', [1, 2]))).toBeNull();
-    expect(pool.getCachedBlock(key('h', [1, 3], ROOT_CONTENT_ID, 'salt'))).toBeNull();
-    expect(pool.getCachedBlock(key('h', [3, 4]))).toBeNull();
-    expect(pool.getCachedBlock(key('h', [3, 4], parent + 1))).toBeNull();
-  });
-
-  it('gives duplicates of the same contents one identity, and finds the other when one is evicted', () => {
+  it('finds the other of two blocks with the same contents when one is evicted', () => {
     const pool = new BlockPool(3, 2);
     const [a, b] = pool.getNewBlocks(2);
-    pool.cacheFullBlock(a!, key('h', [1, 2]));
-    pool.cacheFullBlock(b!, key('h', [1, 2]));
-    expect(b!.content!.contentId).toBe(a!.content!.contentId);
+    pool.cacheFullBlock(a!, node(pool, [1, 2]));
+    pool.cacheFullBlock(b!, node(pool, [1, 2]));
     expect(pool.numCachedBlocks).toBe(2);
     pool.freeBlocks([a!]);
     expect(ids(pool.getNewBlocks(1))).toEqual([1]);
-    expect(pool.getCachedBlock(key('h', [1, 2]))).toBe(b);
+    expect(cached(pool, [1, 2])).toBe(b);
     pool.checkInvariants();
-  });
-
-  it('never gives new contents the identity of evicted ones', () => {
-    const pool = new BlockPool(2, 2);
-    const [a] = pool.getNewBlocks(1);
-    pool.cacheFullBlock(a!, key('h', [1, 2]));
-    const before = a!.content!.contentId;
-    pool.freeBlocks([a!]);
-    pool.getNewBlocks(1);
-    pool.cacheFullBlock(a!, key('h', [1, 2]));
-    expect(a!.content!.contentId).not.toBe(before);
   });
 
   it('refuses to publish a block twice', () => {
     const pool = new BlockPool(2, 2);
     const [a] = pool.getNewBlocks(1);
-    pool.cacheFullBlock(a!, key('h', [1, 2]));
-    expect(() => pool.cacheFullBlock(a!, key('i', [1, 2]))).toThrow(dead);
-    expect(() => pool.cacheFullBlock(pool.nullBlock, key('i', [1, 2]))).toThrow(dead);
+    pool.cacheFullBlock(a!, node(pool, [1, 2]));
+    expect(() => pool.cacheFullBlock(a!, node(pool, [3, 4]))).toThrow(dead);
+    expect(() => pool.cacheFullBlock(pool.nullBlock, node(pool, [3, 4]))).toThrow(dead);
   });
 
-  it('withdraws blocks in use from the cache and keeps their identity for their children', () => {
+  it('withdraws blocks in use from the cache', () => {
     const pool = new BlockPool(3, 2);
     const [a] = pool.getNewBlocks(1);
-    pool.cacheFullBlock(a!, key('h', [1, 2]));
-    const id = a!.contentId;
+    pool.cacheFullBlock(a!, node(pool, [1, 2]));
     pool.withdrawBlocks([a!]);
-    expect(pool.getCachedBlock(key('h', [1, 2]))).toBeNull();
-    expect(a!.contentId).toBe(id);
+    expect(cached(pool, [1, 2])).toBeNull();
     pool.freeBlocks([a!]);
     expect(pool.freeBlockIds()).toEqual([1, 2]);
+    pool.checkInvariants();
+  });
+
+  it('withdraws a prefix with all that goes on from it, also what is published later', () => {
+    const pool = new BlockPool(6, 2);
+    const [a, b, c, d] = pool.getNewBlocks(4);
+    const first = node(pool, [1, 2]);
+    const second = node(pool, [3, 4], first);
+    for (const [block, of] of [[a, first], [b, second]] as const) pool.cacheFullBlock(block!, of);
+    pool.prefixes.retain(second);
+    pool.withdrawPrefix(second);
+    pool.cacheFullBlock(c!, node(pool, [5, 6], second));
+    pool.cacheFullBlock(d!, node(pool, [1, 2]));
+    const fresh = node(pool, [1, 2]);
+    expect([fresh === first, fresh.block(0)]).toEqual([false, d]);
+    expect(pool.prefixes.find({ hash: '3,4', tokenIds: [3, 4], parent: fresh, extraKey: null, start: 0 })).toBeNull();
+    pool.checkInvariants();
+    pool.freeBlocks([a!, b!, c!, d!]);
+    pool.prefixes.release(second);
+    pool.getNewBlocks(5);
+    expect([...pool.prefixes]).toEqual([]);
     pool.checkInvariants();
   });
 
   it('resets only when no block is in use', () => {
     const pool = new BlockPool(3, 2);
     const [a] = pool.getNewBlocks(1);
-    pool.cacheFullBlock(a!, key('h', [1, 2]));
+    pool.cacheFullBlock(a!, node(pool, [1, 2]));
     expect(pool.resetPrefixCache()).toBe(false);
     expect(pool.numCachedBlocks).toBe(1);
     pool.freeBlocks([a!]);
     expect(pool.resetPrefixCache()).toBe(true);
     expect(pool.numCachedBlocks).toBe(0);
-    expect(pool.getCachedBlock(key('h', [1, 2]))).toBeNull();
+    expect(cached(pool, [1, 2])).toBeNull();
+    pool.checkInvariants();
+  });
+
+  it('counts blocks in use by group, a shared one once, and the most there ever were', () => {
+    const pool = new BlockPool(8, 2, 2);
+    const [a, b, c] = pool.getNewBlocks(3);
+    expect([a, b, c].map((block) => block!.group)).toEqual([0, 1, 0]);
+    pool.touch([c!, pool.nullBlock]);
+    expect([pool.blocksHeld, pool.peakBlocksHeld]).toEqual([[2, 1], [2, 1]]);
+    pool.freeBlocks([a!, b!, c!]);
+    expect([pool.blocksHeld, pool.peakBlocksHeld]).toEqual([[1, 0], [2, 1]]);
+    pool.checkInvariants();
+    pool.freeBlock(c!);
+    pool.touch([b!]);
+    expect([pool.blocksHeld, pool.peakBlocksHeld]).toEqual([[0, 1], [2, 1]]);
     pool.checkInvariants();
   });
 
@@ -171,8 +181,11 @@ describe('BlockPool', () => {
     expect(() => lost.checkInvariants()).toThrow(dead);
     const stale = new BlockPool(3, 2);
     const [a] = stale.getNewBlocks(1);
-    stale.cacheFullBlock(a!, key('h', [1, 2]));
-    a!.content = null;
+    stale.cacheFullBlock(a!, node(stale, [1, 2]));
+    a!.node = null;
     expect(() => stale.checkInvariants()).toThrow(dead);
+    const leaking = new BlockPool(3, 2);
+    node(leaking, [1, 2]);
+    expect(() => leaking.checkInvariants()).toThrow(dead);
   });
 });

@@ -1,4 +1,4 @@
-import { KVCacheManager } from '../../lib/core/kv-cache-manager';
+import { KVCacheManager, NO_PREFIX } from '../../lib/core/kv-cache-manager';
 import type { KVCacheManagerOptions } from '../../lib/core/kv-cache-manager';
 import type { Request } from '../../lib/core/request';
 import { range, request } from './fixtures/requests';
@@ -10,7 +10,7 @@ const ids = (blocks: readonly { blockId: number }[] | null): number[] | null => 
 /** Admits and computes a whole prompt, as one step would. */
 function prefill(manager: KVCacheManager, r: Request): { hit: number; blocks: number[] | null } {
   const computed = manager.getComputedBlocks(r);
-  const hit = computed.length * manager.blockSize;
+  const hit = computed.numBlocks * manager.blockSize;
   const blocks = manager.allocateSlots(r, r.numTokens - hit, computed);
   if (blocks !== null) r.numComputedTokens = r.numTokens;
   return { hit, blocks: ids(blocks) };
@@ -82,7 +82,7 @@ describe('KVCacheManager', () => {
   it('publishes later with delayCaching', () => {
     const manager = create({ blockSize: 4 });
     const first = request('0', range(8));
-    manager.allocateSlots(first, 8, [], { delayCaching: true });
+    manager.allocateSlots(first, 8, NO_PREFIX, { delayCaching: true });
     expect(manager.pool.numCachedBlocks).toBe(0);
     manager.cacheBlocks(first, 8);
     expect(manager.pool.numCachedBlocks).toBe(2);
@@ -109,7 +109,7 @@ describe('KVCacheManager', () => {
     prefill(manager, request('other', range(5, 900)));
     // Free: the two cached blocks. A prompt of 48 + 1 tokens hits both and needs two more.
     const second = request('1', range(49));
-    expect(manager.getComputedBlocks(second)).toHaveLength(2);
+    expect(manager.getComputedBlocks(second).numBlocks).toBe(2);
     expect(prefill(manager, second).blocks).toBeNull();
     expect(manager.pool.freeBlockIds()).toEqual([2, 1]);
   });
@@ -117,18 +117,18 @@ describe('KVCacheManager', () => {
   it('never shares across cache salts', () => {
     const manager = create();
     prefill(manager, request('0', range(40), { cacheSalt: 'a' }));
-    expect(manager.getComputedBlocks(request('1', range(40), { cacheSalt: 'b' }))).toHaveLength(0);
-    expect(manager.getComputedBlocks(request('2', range(40)))).toHaveLength(0);
-    expect(manager.getComputedBlocks(request('3', range(40), { cacheSalt: 'a' }))).toHaveLength(2);
+    expect(manager.getComputedBlocks(request('1', range(40), { cacheSalt: 'b' })).numBlocks).toBe(0);
+    expect(manager.getComputedBlocks(request('2', range(40))).numBlocks).toBe(0);
+    expect(manager.getComputedBlocks(request('3', range(40), { cacheSalt: 'a' })).numBlocks).toBe(2);
   });
 
   it('stays right when every hash collides', () => {
     const manager = create({ hashFn: () => 'x', blockSize: 4 });
     prefill(manager, request('0', [1, 2, 3, 4, 5, 6, 7, 8, 9]));
-    expect(manager.getComputedBlocks(request('1', [5, 6, 7, 8, 5, 6, 7, 8, 9]))).toHaveLength(0);
-    expect(ids(manager.getComputedBlocks(request('2', [1, 2, 3, 4, 5, 6, 7, 0, 9])))).toEqual([1]);
-    expect(ids(manager.getComputedBlocks(request('3', [1, 2, 3, 4, 5, 6, 7, 8, 0])))).toEqual([1, 2]);
-    expect(manager.getComputedBlocks(request('4', [1, 2, 3, 4, 5, 6, 7, 8, 0], { cacheSalt: 's' }))).toHaveLength(0);
+    expect(manager.getComputedBlocks(request('1', [5, 6, 7, 8, 5, 6, 7, 8, 9])).numBlocks).toBe(0);
+    expect(ids(manager.getComputedBlocks(request('2', [1, 2, 3, 4, 5, 6, 7, 0, 9])).blocks)).toEqual([1]);
+    expect(ids(manager.getComputedBlocks(request('3', [1, 2, 3, 4, 5, 6, 7, 8, 0])).blocks)).toEqual([1, 2]);
+    expect(manager.getComputedBlocks(request('4', [1, 2, 3, 4, 5, 6, 7, 8, 0], { cacheSalt: 's' })).numBlocks).toBe(0);
   });
 
   it('neither hashes nor hits with prefix caching off, nor reads the cache for prompt logprobs', () => {
@@ -152,11 +152,11 @@ describe('KVCacheManager', () => {
     prefill(manager, sharing);
     manager.withdrawCached(failed);
     manager.free(failed);
-    expect(manager.getComputedBlocks(request('2', range(9)))).toHaveLength(0);
+    expect(manager.getComputedBlocks(request('2', range(9))).numBlocks).toBe(0);
     // The request that shares the blocks fills another one: published, but out of reach without its parents.
     for (let token = 9; token < 12; token++) sharing.appendOutputToken(token);
     manager.allocateSlots(sharing, 3);
-    expect(manager.getComputedBlocks(request('3', range(13)))).toHaveLength(0);
+    expect(manager.getComputedBlocks(request('3', range(13))).numBlocks).toBe(0);
     manager.free(sharing);
     manager.pool.checkInvariants();
     expect(manager.pool.numFreeBlocks).toBe(10);

@@ -10,7 +10,7 @@ describe('StepBuilder', () => {
     expect(builder.budget).toBe(1);
     expect([builder.remove(a), builder.remove(a)]).toEqual([true, false]);
     expect(builder.budget).toBe(5);
-    expect([...builder.entries()]).toEqual([[b, 5]]);
+    expect(builder.shares.map(({ request: r, scheduled }) => [r, scheduled.numScheduledTokens])).toEqual([[b, 5]]);
     expect(a.numComputedTokens).toBe(0);
   });
 
@@ -22,8 +22,7 @@ describe('StepBuilder', () => {
     b.numPreemptions = 2;
     builder.add(a, 1, [], false);
     builder.add(b, 3, [7], true);
-    const { step, inFlight } = builder.build(['gone']);
-    expect(step).toEqual({
+    expect(builder.build(['gone'])).toEqual({
       newRequests: [{ requestId: 'b', tokenIds: range(5), numPromptTokens: 5, samplingParams: b.samplingParams }],
       scheduled: [
         { requestId: 'a', numComputedTokens: 4, numScheduledTokens: 1, newBlockIds: [] },
@@ -32,7 +31,8 @@ describe('StepBuilder', () => {
       totalNumScheduledTokens: 4,
       removedRequestIds: ['gone'],
     });
-    expect(inFlight).toEqual([{ request: a, numPreemptions: 0 }, { request: b, numPreemptions: 2 }]);
+    expect(builder.shares).toMatchObject([{ numPreemptions: 0 }, { numPreemptions: 2 }]);
+    expect(builder.shares.map((share) => share.request)).toEqual([a, b]);
     expect([a.numComputedTokens, b.numComputedTokens]).toEqual([5, 3]);
   });
 
@@ -41,7 +41,7 @@ describe('StepBuilder', () => {
     a.appendOutputToken(9);
     const builder = new StepBuilder(100);
     builder.add(a, 5, [1], true);
-    const data = builder.build([]).step.newRequests[0]!;
+    const data = builder.build([]).newRequests[0]!;
     a.appendOutputToken(8);
     expect([data.tokenIds, data.numPromptTokens]).toEqual([[0, 1, 2, 3, 9], 4]);
   });

@@ -5,6 +5,7 @@ import { hasPenalties } from '../../lib/sampling/sampler-state';
 import { Device, liveStorages } from '../../lib/tensor/device';
 import { tensorTable } from '../../lib/tensor/table';
 import type { Tensor } from '../../lib/tensor/tensor';
+import { RequestTables } from '../../lib/worker/request-tables';
 import { makeSamplingParams } from '../fixtures/vllm-config';
 
 const VOCAB = 40;
@@ -12,14 +13,17 @@ const MAX_SEQS = 4;
 
 let device: Device;
 let sampler: Sampler;
+let tables: RequestTables;
 
 beforeEach(() => {
   device = Device.create('cpu', 1);
-  sampler = new Sampler(device, MAX_SEQS, VOCAB);
+  tables = new RequestTables(device, MAX_SEQS, 1);
+  sampler = new Sampler(device, MAX_SEQS, VOCAB, tables);
 });
 
 afterEach(async () => {
   sampler.dispose();
+  tables.dispose();
   await device.close();
   expect(liveStorages().count).toBe(0);
   expect(tensorTable().liveRows).toBe(0);
@@ -45,12 +49,31 @@ interface Draw {
   readonly numOutputTokens?: number;
 }
 
-async function draw(...draws: readonly Draw[]): Promise<SampleResult> {
-  const logits = device.empty([draws.length, VOCAB], 'float32');
+/** A tensor [values.length] with these values; queued work may still read it when it is disposed. */
+function ints(values: readonly number[]): Tensor {
+  const tensor = device.empty([values.length], 'int32');
+  tensor.write(Int32Array.from(values));
+  return tensor;
+}
+
+/** Draws as a step does: with plain requests alone through draw(), else through sample(). `padding` rows follow. */
+async function draw(...draws: readonly Draw[]): Promise<Pick<SampleResult, 'logprobs'> & { tokenIds: number[] }> {
+  return drawPadded(0, draws);
+}
+
+async function drawPadded(padding: number, draws: readonly Draw[], general = false): Promise<Pick<SampleResult, 'logprobs'> & { tokenIds: number[] }> {
+  tables.flush();
+  const logits = device.empty([draws.length + padding, VOCAB], 'float32');
   logits.write(Float32Array.from(draws.flatMap((d) => d.logits)));
-  const result = sampler.sample(logits, draws.map(({ row, position = 5, numOutputTokens = 0 }) => ({ row, position, numOutputTokens })));
-  logits.disposeStorage();
-  return result;
+  const filler = new Array<number>(padding).fill(-1);
+  const at = { rows: ints([...draws.map((d) => d.row), ...filler]), positions: ints([...draws.map((d) => d.position ?? 5), ...filler]) };
+  const requests = draws.map(({ row, numOutputTokens = 0 }) => ({ row, numOutputTokens }));
+  const plain = !general && (!sampler.hasSpecial || sampler.isPlain(requests));
+  if (plain) sampler.draw(logits, at);
+  const result = plain ? sampler.readDrawn(draws.length) : sampler.sample(logits, at, requests);
+  for (const tensor of [logits, at.rows, at.positions]) tensor.disposeStorage();
+  const { tokenIds, logprobs } = await result;
+  return { tokenIds: Array.from(tokenIds), logprobs };
 }
 
 const add = (row: number, params: Partial<ResolvedSamplingParams> = {}, tokenIds: readonly number[] = [1, 2], numPromptTokens = tokenIds.length): void =>
@@ -62,7 +85,39 @@ describe('Sampler', () => {
     add(2);
     const tie = new Array<number>(VOCAB).fill(0);
     tie[7] = tie[31] = 2;
-    expect(await draw({ row: 2, logits: tie }, { row: 0, logits: logitsOf(1, 33) })).toEqual({ tokenIds: [7, 33], logprobs: [null, null] });
+    expect(await draw({ row: 2, logits: tie }, { row: 0, logits: logitsOf(1, 33) })).toEqual({ tokenIds: [7, 33], logprobs: null });
+  });
+
+  it('draws the same tokens in the short way as in the general one, with padding as without', async () => {
+    for (const row of [0, 1, 2]) add(row, { temperature: 1.3, seed: 5 + row, topP: 0.9 });
+    const draws = [2, 0, 1].map((row) => ({ row, logits: logitsOf(20 + row), position: 3 + row }));
+    const expected = (await drawPadded(0, draws, true)).tokenIds;
+    for (const [padding, general] of [[0, false], [1, false], [1, true]] as const) {
+      sampler.lastTokens.write(new Int32Array(MAX_SEQS).fill(-7));
+      expect((await drawPadded(padding, draws, general)).tokenIds).toEqual(expected);
+      expect(Array.from((await sampler.lastTokens.read()) as Int32Array)).toEqual([expected[1], expected[2], expected[0], -7]);
+    }
+  });
+
+  it('knows which requests need more than drawing, and for how long', () => {
+    add(0, { temperature: 0.5, topK: 3, minP: 0.1 });
+    expect(sampler.hasSpecial).toBe(false);
+    const needs: [Partial<ResolvedSamplingParams>, number, boolean][] = [
+      [{ logprobs: 0 }, 9, false],
+      [{ presencePenalty: 0.1 }, 9, false],
+      [{ allowedTokenIds: [3] }, 9, false],
+      [{ logitBias: [[3, 1]] }, 9, false],
+      [{ minTokens: 4, eosTokenIds: [2] }, 3, false],
+      [{ minTokens: 4, eosTokenIds: [2] }, 4, true],
+    ];
+    for (const [params, numOutputTokens, plain] of needs) {
+      add(1, params);
+      expect([sampler.hasSpecial, sampler.isPlain([{ row: 0, numOutputTokens }, { row: 1, numOutputTokens }])]).toEqual([true, plain]);
+      expect(sampler.isPlain([{ row: 0, numOutputTokens }])).toBe(true);
+      tables.flush();
+    }
+    sampler.state.remove(1);
+    expect(sampler.hasSpecial).toBe(false);
   });
 
   it('NaN, or no possible token, gives -1 for that request alone', async () => {
@@ -112,8 +167,8 @@ describe('logprobs', () => {
     const rows = wanted.map((_, i) => logitsOf(10 + i, i + 4));
     const { tokenIds, logprobs } = await draw(...rows.map((logits, row) => ({ row, logits })));
     expect(tokenIds).toEqual([4, 5, 6, 7]);
-    expect(logprobs[1]).toBeNull();
-    for (const i of [0, 2, 3]) expectRow(logprobs[i]!, rows[i]!, tokenIds[i]!, wanted[i]!);
+    expect(logprobs![1]).toBeNull();
+    for (const i of [0, 2, 3]) expectRow(logprobs![i]!, rows[i]!, tokenIds[i]!, wanted[i]!);
   });
 
   it.each<[string, Partial<ResolvedSamplingParams>]>([
@@ -126,7 +181,7 @@ describe('logprobs', () => {
     add(0, { logprobs: 2, ...params }, [12, 3]);
     const logits = logitsOf(2, 12);
     const { tokenIds, logprobs } = await draw({ row: 0, logits });
-    expectRow(logprobs[0]!, logits, tokenIds[0]!, 2);
+    expectRow(logprobs![0]!, logits, tokenIds[0]!, 2);
   });
 
   it('of given tokens, at several rows', async () => {

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import type { NewRequestData, SchedulerOutput, ScheduledRequest } from '../../lib/core/types';
 import { InputBatch } from '../../lib/worker/input-batch';
+import { INPUT_DTYPES, StepInputs, type InputName } from '../../lib/worker/step-inputs';
 import { expectCode } from '../fixtures/expect-error';
 import { makeSamplingParams } from '../fixtures/vllm-config';
 
@@ -15,6 +16,23 @@ function step(...scheduled: ScheduledRequest[]): SchedulerOutput {
 }
 
 const share = (requestId: string, numComputedTokens: number, numScheduledTokens: number): ScheduledRequest => ({ requestId, numComputedTokens, numScheduledTokens, newBlockIds: [] });
+
+type Values = Partial<Record<InputName, number[] | bigint[]>>;
+
+/** The inputs of a step, by name. The words held something else before. */
+function build(batch: InputBatch, { scheduled, ...rest }: SchedulerOutput, paddedSize = 0): { values: Values; drawing: readonly number[] } {
+  const inputs = new StepInputs(100, 10, 0);
+  inputs.words.fill(0x5a5a5a5a);
+  inputs.reset(Math.max(rest.totalNumScheduledTokens, paddedSize), Math.max(scheduled.length, paddedSize), 0);
+  const drawing = batch.buildInputs({ scheduled, ...rest }, batch.statesOf(scheduled), inputs);
+  const values: Values = {};
+  for (const name of Object.keys(INPUT_DTYPES) as InputName[]) {
+    const size = inputs.sizeOf(name);
+    if (INPUT_DTYPES[name] === 'int64') values[name] = Array.from(new BigInt64Array(inputs.words.buffer, 4 * inputs.at[name], size));
+    else values[name] = Array.from(inputs.words.subarray(inputs.at[name], inputs.at[name] + size));
+  }
+  return { values, drawing };
+}
 
 describe('InputBatch rows', () => {
   it('are stable while a request lives, and are taken again when it left', () => {
@@ -35,6 +53,17 @@ describe('InputBatch rows', () => {
     expect(batch.get('a')).toBe(resumed);
   });
 
+  it('a step is given the requests of now, whatever the step before was given', async () => {
+    const batch = new InputBatch(3, BLOCK);
+    const [a, b] = ['a', 'b'].map((id) => batch.add(request(id, [1])));
+    expect(batch.statesOf([share('a', 0, 1), share('b', 0, 1)])).toEqual([a, b]);
+    expect(batch.statesOf([share('b', 0, 1), share('a', 0, 1)]).map((s) => s.row)).toEqual([1, 0]);
+    const resumed = batch.add(request('b', [1, 2], 1));
+    expect(batch.statesOf([share('b', 0, 1), share('a', 0, 1)])[0]).toBe(resumed);
+    batch.remove('b');
+    await expectCode('ERR_KVASIR_NATIVE', () => batch.statesOf([share('b', 0, 1)]));
+  });
+
   it("a request's tokens are its own: the scheduler's list does not grow", () => {
     const data = request('a', [5]);
     const batch = new InputBatch(1, BLOCK);
@@ -46,7 +75,7 @@ describe('InputBatch rows', () => {
     const batch = new InputBatch(1, BLOCK);
     batch.add(request('a', [1]));
     await expectCode('ERR_KVASIR_NATIVE', () => batch.add(request('b', [1])));
-    const error = await expectCode('ERR_KVASIR_NATIVE', () => batch.buildInputs(step(share('z', 0, 1))));
+    const error = await expectCode('ERR_KVASIR_NATIVE', () => build(batch, step(share('z', 0, 1))));
     expect(error.message).toContain('z');
   });
 
@@ -73,15 +102,31 @@ describe('the inputs of a step', () => {
     const batch = new InputBatch(4, BLOCK);
     batch.add(request('long', [10, 11, 12, 13, 14, 15, 16, 17, 18, 19])).blockIds.push(7, 2, 5);
     batch.add(request('decode', [20, 21, 22, 23, 24], 3)).blockIds.push(9, 1);
-    expect(batch.buildInputs(step(share('decode', 4, 1), share('long', 3, 6)))).toEqual({
-      inputIds: Int32Array.of(24, 13, 14, 15, 16, 17, 18),
-      positions: Int32Array.of(4, 3, 4, 5, 6, 7, 8),
-      slotMapping: BigInt64Array.of(4n, 31n, 8n, 9n, 10n, 11n, 20n),
-      queryStartLoc: Int32Array.of(0, 1, 7),
-      seqLens: Int32Array.of(5, 9),
-      seqRows: Int32Array.of(1, 0),
-      feedbackRows: new Int32Array(7).fill(-1),
+    expect(build(batch, step(share('decode', 4, 1), share('long', 3, 6)))).toEqual({
+      drawing: [0], // the prompt of the other goes on
+      values: {
+        inputIds: [24, 13, 14, 15, 16, 17, 18],
+        positions: [4, 3, 4, 5, 6, 7, 8],
+        slotMapping: [4n, 31n, 8n, 9n, 10n, 11n, 20n],
+        queryStartLoc: [0, 1, 7],
+        seqLens: [5, 9],
+        seqRows: [1, 0],
+        feedbackRows: new Array(7).fill(-1),
+        logitRows: [0],
+        sampleRows: [1],
+        samplePositions: [5],
+        updateIndices: [],
+        updateValues: [],
+      },
     });
+  });
+
+  it('logits are those of the last token of each request that gets one', () => {
+    const batch = new InputBatch(4, BLOCK);
+    for (const id of ['a', 'b', 'c']) batch.add(request(id, [1, 2, 3, 4, 5, 6])).blockIds.push(1, 2);
+    const { values, drawing } = build(batch, step(share('c', 2, 4), share('a', 0, 3), share('b', 5, 1)));
+    expect(drawing).toEqual([0, 2]);
+    expect(values).toMatchObject({ logitRows: [3, 7], sampleRows: [2, 1], samplePositions: [6, 6] });
   });
 
   it('a token that is still being sampled comes from the request\'s row on the device', () => {
@@ -90,19 +135,32 @@ describe('the inputs of a step', () => {
     const state = batch.add(request('ahead', [10, 11, 12]));
     state.blockIds.push(3);
     state.numPendingTokens = 1;
-    const inputs = batch.buildInputs(step(share('ahead', 3, 1)));
-    expect(inputs.inputIds).toEqual(Int32Array.of(0));
-    expect(inputs.feedbackRows).toEqual(Int32Array.of(state.row));
-    expect(inputs.seqLens).toEqual(Int32Array.of(4));
+    expect(build(batch, step(share('ahead', 3, 1)))).toMatchObject({
+      drawing: [0],
+      values: { inputIds: [0], feedbackRows: [state.row], seqLens: [4], samplePositions: [4] },
+    });
   });
 
-  it('padding neither writes nor reads KV', () => {
+  it('padding neither writes nor reads KV, and nothing is drawn for it', () => {
     const batch = new InputBatch(4, BLOCK);
     batch.add(request('a', [10, 11])).blockIds.push(3);
-    const inputs = batch.buildInputs(step(share('a', 1, 1)), 4);
-    expect(inputs.slotMapping).toEqual(BigInt64Array.of(BigInt(3 * BLOCK + 1), -1n, -1n, -1n));
-    expect(inputs.seqLens).toEqual(Int32Array.of(2, 0, 0, 0));
-    expect(inputs.queryStartLoc).toEqual(Int32Array.of(0, 1, 2, 3, 4));
+    expect(build(batch, step(share('a', 1, 1)), 4)).toEqual({
+      drawing: [0],
+      values: {
+        inputIds: [11, 0, 0, 0],
+        positions: [1, 0, 0, 0],
+        slotMapping: [BigInt(3 * BLOCK + 1), -1n, -1n, -1n],
+        queryStartLoc: [0, 1, 2, 3, 4],
+        seqLens: [2, 0, 0, 0],
+        seqRows: [0, 0, 0, 0],
+        feedbackRows: [-1, -1, -1, -1],
+        logitRows: [0, 1, 2, 3],
+        sampleRows: [0, -1, -1, -1],
+        samplePositions: [2, 0, 0, 0],
+        updateIndices: [],
+        updateValues: [],
+      },
+    });
   });
 
   it('the chunks of a prompt give the slots that the whole prompt would get', () => {
@@ -114,20 +172,36 @@ describe('the inputs of a step', () => {
         batch.add(request('a', tokens)).blockIds.push(...blocks);
         for (let start = 0; start < length; start += chunk) {
           const n = Math.min(chunk, length - start);
-          const inputs = batch.buildInputs(step(share('a', start, n)));
-          expect(Array.from(inputs.inputIds)).toEqual(tokens.slice(start, start + n));
-          inputs.positions.forEach((position, i) => {
+          const { values } = build(batch, step(share('a', start, n)));
+          expect(values.inputIds).toEqual(tokens.slice(start, start + n));
+          (values.positions as number[]).forEach((position, i) => {
             expect(position).toBe(start + i);
-            expect(Number(inputs.slotMapping[i])).toBe(blocks[Math.floor(position / BLOCK)]! * BLOCK + (position % BLOCK));
+            expect(Number(values.slotMapping![i])).toBe(blocks[Math.floor(position / BLOCK)]! * BLOCK + (position % BLOCK));
           });
         }
       }),
     );
   });
 
+  it('every KV cache group has slots of its own, in padding too', () => {
+    const batch = new InputBatch(4, BLOCK, 2);
+    batch.add(request('a', [10, 11, 12, 13, 14, 15])).blockIds.push(1, 2, 3, 4);
+    batch.add(request('b', [20])).blockIds.push(5, 6);
+    const slots = (scheduled: ScheduledRequest[], paddedSize: number): number[] => {
+      const total = scheduled.reduce((n, s) => n + s.numScheduledTokens, 0);
+      const inputs = new StepInputs(100, 10, 0, 2);
+      inputs.reset(Math.max(total, paddedSize), Math.max(scheduled.length, paddedSize), 0);
+      batch.buildInputs(step(...scheduled), batch.statesOf(scheduled), inputs);
+      expect(inputs.slotsAt(1) - inputs.slotsAt(0)).toBe(2 * inputs.numTokens);
+      return Array.from(new BigInt64Array(inputs.words.buffer, 4 * inputs.slotsAt(0), 2 * inputs.numTokens), Number);
+    };
+    expect(slots([share('a', 3, 2), share('b', 0, 1)], 0)).toEqual([7, 12, 20, 11, 16, 24]);
+    expect(slots([share('a', 5, 1), share('b', 0, 1)], 3)).toEqual([13, 20, -1, 17, 24, -1]);
+  });
+
   it('slots beyond 2^31 are exact', () => {
     const batch = new InputBatch(1, 16);
     batch.add(request('a', [1])).blockIds.push(2 ** 28 + 1);
-    expect(batch.buildInputs(step(share('a', 0, 1))).slotMapping).toEqual(BigInt64Array.of(2n ** 32n + 16n));
+    expect(build(batch, step(share('a', 0, 1))).values.slotMapping).toEqual([2n ** 32n + 16n]);
   });
 });

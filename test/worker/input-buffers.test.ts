@@ -1,12 +1,15 @@
 import { Device, liveStorages } from '../../lib/tensor/device';
+import { inScope, TemporaryScope } from '../../lib/tensor/scope';
 import { tensorTable } from '../../lib/tensor/table';
-import type { Tensor } from '../../lib/tensor/tensor';
-import { InputBuffers, type StepInputs } from '../../lib/worker/input-buffers';
+import { scatterElements } from '../../lib/ops/copy';
+import { InputBuffers } from '../../lib/worker/input-buffers';
+import { MAX_UPDATES } from '../../lib/worker/request-tables';
+import { INPUT_NAMES, type InputName } from '../../lib/worker/step-inputs';
 import { expectCode } from '../fixtures/expect-error';
 
 const MAX_TOKENS = 6;
 const MAX_SEQS = 3;
-const BLOCKS = 4;
+const BLOCKS = 1000;
 
 let device: Device;
 let buffers: InputBuffers;
@@ -23,47 +26,129 @@ afterEach(async () => {
   expect(tensorTable().liveRows).toBe(0);
 });
 
-function inputs(numTokens: number, numSeqs: number, first: number): StepInputs {
-  const ints = (n: number, at: number): Int32Array => Int32Array.from({ length: n }, (_, i) => first + at + i);
-  return {
-    inputIds: ints(numTokens, 0),
-    positions: ints(numTokens, 100),
-    slotMapping: BigInt64Array.from({ length: numTokens }, (_, i) => BigInt(first + i) << 33n),
-    queryStartLoc: ints(numSeqs + 1, 200),
-    seqLens: ints(numSeqs, 300),
-    seqRows: ints(numSeqs, 400),
-    feedbackRows: ints(numTokens, 500),
-  };
+/** Fills every input of a step with values of its own; what the tensors must then hold. */
+function fill(numTokens: number, numSeqs: number, numLogits: number): Map<InputName, ArrayLike<number | bigint>> {
+  const inputs = buffers.begin(numTokens, numSeqs);
+  inputs.numLogits = numLogits;
+  const expected = new Map<InputName, ArrayLike<number | bigint>>();
+  INPUT_NAMES.forEach((name, k) => {
+    if (name === 'updateIndices' || name === 'updateValues') return;
+    const size = inputs.sizeOf(name);
+    const values = Array.from({ length: size }, (_, i) => 1000 * numTokens + 100 * k + i);
+    if (name === 'slotMapping') {
+      const slots = BigInt64Array.from(values, (v) => BigInt(v) << 33n);
+      inputs.words.set(new Int32Array(slots.buffer), inputs.at[name]);
+      expected.set(name, slots);
+    } else {
+      inputs.words.set(values, inputs.at[name]);
+      expected.set(name, Int32Array.from(values));
+    }
+  });
+  return expected;
 }
 
-describe('InputBuffers', () => {
-  it('hold the values of the last step in its sizes, always in the same memory', async () => {
-    const largest = buffers.largest();
-    const tensors = (): Tensor[] => [buffers.inputIds, buffers.positions, largest.slotMapping, largest.queryStartLoc, largest.seqLens, largest.seqRows];
-    expect(tensors().map((t) => t.shape[0])).toEqual([6, 6, 6, 4, 3, 3]);
-    const places = tensors().map((t) => t.storage);
-    for (const [numTokens, numSeqs] of [[6, 3], [1, 1], [4, 2]] as const) {
-      const step = inputs(numTokens, numSeqs, numTokens * 1000);
-      const metadata = buffers.upload(step);
-      expect(metadata).toMatchObject({ numTokens, numSeqs });
-      const values = await Promise.all([buffers.inputIds, buffers.positions, metadata.slotMapping, metadata.queryStartLoc, metadata.seqLens, metadata.seqRows, buffers.feedbackRows].map((t) => t.read()));
-      expect(values).toEqual(Object.values(step));
-      expect(tensors().map((t) => t.storage)).toEqual(places);
+/** What a step does first on the device. */
+function applyUpdates(): void {
+  inScope(new TemporaryScope(device), () => scatterElements(buffers.tables.words, buffers.get('updateIndices'), buffers.get('updateValues')));
+}
+
+describe('the inputs of a step', () => {
+  it('have the values and sizes of the last step, at addresses that follow from its sizes alone', async () => {
+    const places = new Map<string, number[]>();
+    for (const [numTokens, numSeqs, numLogits] of [[6, 3, 2], [1, 1, 1], [4, 2, 0], [6, 3, 3], [1, 1, 1]] as const) {
+      const expected = fill(numTokens, numSeqs, numLogits);
+      expect(buffers.upload()).toMatchObject({ numTokens, numSeqs });
+      for (const [name, values] of expected) expect([name, await buffers.get(name).read()]).toEqual([name, values]);
+      const key = `${numTokens} ${numSeqs}`;
+      const offsets = INPUT_NAMES.map((name) => buffers.get(name).byteOffset);
+      expect(offsets).toEqual(places.get(key) ?? offsets);
+      expect(offsets.every((offset) => offset % 16 === 0)).toBe(true);
+      places.set(key, offsets);
     }
   });
 
-  it('write blocks behind those a row has', async () => {
-    buffers.writeBlocks(1, 0, [7, 8]);
-    buffers.writeBlocks(2, 0, [1, 2, 3, 4]);
-    buffers.writeBlocks(1, 2, [9, 10]);
-    expect(await buffers.blockTable.read()).toEqual(new Int32Array(12)); // written with the next step
-    buffers.upload(inputs(1, 1, 0));
-    expect(await buffers.blockTable.read()).toEqual(Int32Array.of(0, 0, 0, 0, 7, 8, 9, 10, 1, 2, 3, 4));
+  it('a step larger than planned is refused', async () => {
+    await expectCode('ERR_KVASIR_NATIVE', () => buffers.begin(MAX_TOKENS + 1, 1));
+    await expectCode('ERR_KVASIR_NATIVE', () => buffers.begin(1, MAX_SEQS + 1));
+    await expectCode('ERR_KVASIR_NATIVE', () => buffers.begin(1, 1, MAX_UPDATES + 1));
+  });
+});
+
+describe('several KV cache groups', () => {
+  it('have slots and tables of their own; everything else is shared', async () => {
+    const groups = new InputBuffers(device, MAX_TOKENS, MAX_SEQS, BLOCKS, 3);
+    try {
+      groups.tables.writeBlocks(1, 2, [11, 12, 13, 21, 22, 23]);
+      await expectCode('ERR_KVASIR_NATIVE', () => groups.tables.writeBlocks(0, BLOCKS - 1, [1, 2, 3, 4, 5, 6]));
+      groups.tables.flush();
+      const places: number[][] = [];
+      for (const numTokens of [4, 6, 4]) {
+        const inputs = groups.begin(numTokens, 2);
+        inputs.words.fill(0);
+        for (let group = 0; group < 3; group++) for (let i = 0; i < numTokens; i++) inputs.words[inputs.slotsAt(group) + 2 * i] = 100 * group + i;
+        const first = groups.upload();
+        expect(first.groups).toHaveLength(3);
+        expect(first.groups![0]!.slotMapping).toBe(first.slotMapping);
+        for (const [group, metadata] of first.groups!.entries()) {
+          expect({ ...metadata, slotMapping: null, blockTable: null }).toEqual({ ...first, slotMapping: null, blockTable: null, groups: undefined });
+          expect(await metadata.slotMapping.read()).toEqual(BigInt64Array.from({ length: numTokens }, (_, i) => BigInt(100 * group + i)));
+          const table = (await metadata.blockTable.read()) as Int32Array;
+          expect(Array.from(table.subarray(BLOCKS, BLOCKS + 5))).toEqual([0, 0, 11 + group, 21 + group, 0]);
+          expect(table.filter((id) => id !== 0)).toHaveLength(2);
+        }
+        places.push(first.groups!.map(({ slotMapping }) => slotMapping.byteOffset));
+      }
+      expect(places[2]).toEqual(places[0]);
+    } finally {
+      groups.dispose();
+    }
+  });
+});
+
+describe('the tables of requests', () => {
+  const blocks = async (row: number, count: number): Promise<number[]> => Array.from(((await buffers.tables.blockTable.read()) as Int32Array).subarray(row * BLOCKS, row * BLOCKS + count));
+
+  it('are changed by the next step, and by nothing before', async () => {
+    buffers.tables.writeBlocks(1, 0, [7, 8]);
+    buffers.tables.writeBlocks(2, 0, [1, 2, 3, 4]);
+    buffers.tables.writeBlocks(1, 2, [9, 10]);
+    expect(await blocks(1, 4)).toEqual([0, 0, 0, 0]);
+    fill(1, 1, 1);
+    buffers.upload();
+    applyUpdates();
+    expect([await blocks(0, 3), await blocks(1, 5), await blocks(2, 5)]).toEqual([[0, 0, 0], [7, 8, 9, 10, 0], [1, 2, 3, 4, 0]]);
+    fill(1, 1, 1);
+    buffers.upload();
+    expect(buffers.get('updateIndices').shape).toEqual([0]);
   });
 
-  it('refuse blocks that would reach into the next row, and steps larger than planned', async () => {
-    await expectCode('ERR_KVASIR_NATIVE', () => buffers.writeBlocks(0, 3, [1, 2]));
-    await expectCode('ERR_KVASIR_NATIVE', () => buffers.upload(inputs(MAX_TOKENS + 1, 1, 0)));
-    await expectCode('ERR_KVASIR_NATIVE', () => buffers.writeBlocks(MAX_SEQS, 0, [1]));
+  it('sampling state goes with the blocks', async () => {
+    const words = Int32Array.from({ length: 10 }, (_, i) => 50 + i);
+    buffers.tables.writeSampling(1, words);
+    buffers.tables.writeBlocks(0, BLOCKS - 1, [5]);
+    buffers.tables.flush();
+    const all = (await buffers.tables.words.read()) as Int32Array;
+    const at = (offset: number): number => all[offset / 4]!;
+    const { params, seeds } = buffers.tables;
+    expect(Array.from({ length: 8 }, (_, i) => at(params.byteOffset + 4 * (params.strides[0]! + i)))).toEqual(Array.from(words.subarray(0, 8)));
+    expect([0, 1].map((i) => at(seeds.byteOffset + 4 * (seeds.strides[0]! + i)))).toEqual([58, 59]);
+    expect(Array.from(all).filter((word) => word !== 0)).toHaveLength(11);
+    expect(at(4 * (BLOCKS - 1))).toBe(5);
+  });
+
+  it.each([0, 1, 4, MAX_UPDATES])('more changes than a step has room for (%i) go ahead of it', async (room) => {
+    const ids = (row: number): number[] => Array.from({ length: BLOCKS - row }, (_, i) => 1 + row + i);
+    for (const row of [0, 1, 2]) buffers.tables.writeBlocks(row, 0, ids(row));
+    const inputs = buffers.begin(1, 1, room);
+    inputs.words.fill(0);
+    buffers.upload();
+    expect(buffers.tables.numPending).toBe(0);
+    applyUpdates();
+    for (const row of [0, 1, 2]) expect(await blocks(row, BLOCKS)).toEqual([...ids(row), ...new Array<number>(row).fill(0)]);
+  });
+
+  it('refuse blocks that would reach into the next row', async () => {
+    await expectCode('ERR_KVASIR_NATIVE', () => buffers.tables.writeBlocks(0, BLOCKS - 1, [1, 2]));
+    await expectCode('ERR_KVASIR_NATIVE', () => buffers.tables.writeBlocks(MAX_SEQS, 0, [1]));
   });
 });

@@ -23,11 +23,11 @@ async function ask(parts: readonly { tokens: number; prompt: number; computed: n
   );
   const step: SchedulerOutput = { newRequests: [], removedRequestIds: [], scheduled, totalNumScheduledTokens: scheduled.reduce((n, s) => n + s.numScheduledTokens, 0) };
   const asked: Asked[] = [];
-  const result = await new PromptLogprobs(maxLogitRows).queue(step, batch, async (rows, targets, topK) => {
+  const result = await new PromptLogprobs(maxLogitRows).queue(step, batch.statesOf(scheduled), async (rows, targets, topK) => {
     asked.push({ rows, targets, topK });
     return targets.map((t): PositionLogprobs => ({ tokenIds: [t], logprobs: [-1], sampledRank: 1 }));
   });
-  return { asked, ids: Object.fromEntries([...result].map(([id, rows]) => [id, rows.map((r) => r.tokenIds[0])])) };
+  return { asked, ids: result && Object.fromEntries([...result].map(([id, rows]) => [id, rows.map((r) => r.tokenIds[0])])) };
 }
 
 describe('PromptLogprobs', () => {
@@ -40,7 +40,7 @@ describe('PromptLogprobs', () => {
   it('chunks meet without gap or overlap: the last position of a chunk asks for the first token of the next', async () => {
     const first = await ask([{ tokens: 6, prompt: 6, computed: 0, scheduled: 4, topK: 0 }]);
     const second = await ask([{ tokens: 6, prompt: 6, computed: 4, scheduled: 2, topK: 0 }]);
-    expect([...first.ids.r0!, ...second.ids.r0!]).toEqual([101, 102, 103, 104, 105]);
+    expect([...first.ids!.r0!, ...second.ids!.r0!]).toEqual([101, 102, 103, 104, 105]);
   });
 
   it('rows count the tokens of every request before, whether it asked or not', async () => {
@@ -59,12 +59,12 @@ describe('PromptLogprobs', () => {
   });
 
   it('a prompt of one token has none', async () => {
-    expect(await ask([{ tokens: 1, prompt: 1, computed: 0, scheduled: 1, topK: 1 }])).toEqual({ asked: [], ids: {} });
+    expect(await ask([{ tokens: 1, prompt: 1, computed: 0, scheduled: 1, topK: 1 }])).toEqual({ asked: [], ids: null });
   });
 
   it('long prompts go in pieces that fit the logits', async () => {
     const { asked, ids } = await ask([{ tokens: 8, prompt: 8, computed: 0, scheduled: 8, topK: 1 }], 3);
     expect(asked.map((a) => a.rows)).toEqual([[0, 1, 2], [3, 4, 5], [6]]);
-    expect(ids.r0).toEqual([101, 102, 103, 104, 105, 106, 107]);
+    expect(ids!.r0).toEqual([101, 102, 103, 104, 105, 106, 107]);
   });
 });
