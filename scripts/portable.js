@@ -17,7 +17,8 @@ const LIMIT_BYTES = 60e6;
 const TOP_LEVEL = ['jest', 'fast-check', '@huggingface/jinja', '@huggingface/tokenizers', 'cli-progress', 'commander'];
 /** Of ../shared: what the tests of ops and models on a GPU need. */
 const SHARED_MODELS = [
-  'stories260K', 'stories260K-bf16-sharded', 'babyllama-tok105', 'kvasir-tales-5m', 'tiny-random/llama-rope-llama3', 'tiny-random/llama-hd64-bf16',
+  'stories260K', 'stories260K-bf16-sharded', 'babyllama-tok105', 'babyllama-tok105-awq-int4-g32', 'babyllama-tok105-fp8', 'babyllama-tok105-gptq-int4-g32',
+  'kvasir-tales-5m', 'tiny-random',
 ];
 const EXAMPLE_MODEL = 'examples/models/kvasir-tales-5m';
 /** Never required at run time. */
@@ -129,7 +130,7 @@ function archive(name, key, stage) {
   spawnSync('chmod', ['-R', 'u+w', dir]); // read-only sources must not make a bundle that cannot be replaced
   const parts = listFiles(path.relative(ROOT, dir)).map((part) => `"${path.posix.relative(path.relative(ROOT, dir), part)}"\n`);
   writeText(path.join(dir, `.${name}.parts`), parts.join(''));
-  const args = ['-C', dir, '--owner=0', '--group=0', '--sort=name', '-I', 'xz -6 -T0', '-cf', file, '.'];
+  const args = ['-C', dir, '--owner=0', '--group=0', '--sort=name', '-I', 'xz --lzma2=preset=6,dict=128MiB', '-cf', file, '.'];
   const result = spawnSync('tar', args, { encoding: 'utf8' });
   if (result.status !== 0) throw new UserError(`tar failed: ${result.stderr}`);
   if (key !== null) fs.writeFileSync(stamp, key);

@@ -27,13 +27,16 @@ function deviceProblem() {
   return cuda.deviceCount > 0 ? null : cuda.problem;
 }
 
-async function main() {
+/** False, after a line that says why, where the tests cannot run. */
+async function canTest() {
   await prepare();
   const problem = deviceProblem();
-  if (problem !== null) {
-    process.stdout.write(`GPU tests skipped: no CUDA device can be used: ${problem}\n`);
-    return 0;
-  }
+  if (problem !== null) process.stdout.write(`GPU tests skipped: no CUDA device can be used: ${problem}\n`);
+  return problem === null;
+}
+
+async function main() {
+  if (!(await canTest())) return 0;
   const given = process.argv.slice(2);
   const folders = given.some((arg) => arg.startsWith('test/')) ? [] : FOLDERS;
   // Four processes share the device well; each needs a context of its own.
@@ -43,4 +46,6 @@ async function main() {
   return counts.failed > 0 ? 1 : code;
 }
 
-runMain(main);
+module.exports = { canTest };
+
+if (require.main === module) runMain(main);

@@ -18,7 +18,7 @@ interface BenchOptions extends Record<string, unknown> {
 async function withModel<T>(model: string, given: BenchOptions, io: CliIo, work: (llm: LLM, loadSeconds: number, signal: AbortSignal) => Promise<T>): Promise<T> {
   return interruptible(async (signal) => {
     const start = performance.now();
-    const llm = await openModel({ enablePrefixCaching: false, ...engineArgs(model, given) }, signal, io);
+    const llm = await openModel({ enablePrefixCaching: false, ...engineArgs(model, given) }, given, signal, io);
     try {
       return await work(llm, secondsSince(start), signal);
     } finally {
@@ -60,7 +60,10 @@ export async function benchLatency(
   await printResult('latency', model, given, result, io);
 }
 
-/** Prefill is the time of the same batch with one output token; decoding is the rest. Rates count the whole batch. */
+/**
+ * Prefill is the time of the same batch with one output token; decoding is the rest. Rates count the whole batch. Where other work made
+ * the run with one token take as long as the others, decoding took no time that could be told, and its rate is null.
+ */
 export function latencyFigures(given: { batchSize: number; inputLen: number; outputLen: number }, prefills: readonly number[], totals: readonly number[]) {
   const prefillSeconds = median(prefills);
   const totalSeconds = median(totals);

@@ -93,13 +93,25 @@ export function essence(output: RequestOutput): unknown {
   return { promptLogprobs, outputs };
 }
 
+/** {@link essence} without what another kernel rounds otherwise: tokens, text and end. */
+export function tokensAndText({ outputs }: RequestOutput): unknown {
+  return outputs.map(({ tokenIds, text, finishReason, stopReason }) => ({ tokenIds, text, finishReason, stopReason }));
+}
+
 export function tokensOf(outputs: readonly RequestOutput[]): number[][] {
   return outputs.map((o) => [...o.outputs[0]!.tokenIds]);
 }
 
-/** A model of the tests on the CPU. */
+/** Requests of the tests fit into this many bytes of KV cache; by default every engine would take the better part of a GPU. */
+const GPU_CACHE_BYTES = 256 << 20;
+
+/** The options of a test's engine: on the CPU unless `args` say otherwise. */
+export function argsFor(model: TestModel, args: Partial<EngineArgs> = {}): EngineArgs {
+  return { model: model.path, device: 'cpu', ...(args.device === 'cuda' ? { kvCacheBytes: GPU_CACHE_BYTES } : {}), ...args };
+}
+
 export function open(model: TestModel, args: Partial<EngineArgs> = {}): Promise<LLM> {
-  return LLM.create({ model: model.path, device: 'cpu', ...args });
+  return LLM.create(argsFor(model, args));
 }
 
 /** Nothing native is left of engines in this thread. */
