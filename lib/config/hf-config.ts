@@ -2,6 +2,7 @@ import { describeValue } from '../utils/describe-value';
 import {
   HF_FIELDS, isPlainObject, modelConfigError, type RawConfig, readHfBoolean, readHfField, readHfString, requireHfField,
 } from './hf-fields';
+import { slidingWindows } from './layer-windows';
 import type { HfConfig, ModelConfig } from './model';
 import { checkRope, ropeParameters } from './rope';
 import type { ComputeDType } from './vllm';
@@ -25,9 +26,6 @@ const TIED_BY_DEFAULT = new Set([
   'gpt2', 'gpt_bigcode', 'opt', 'bloom', 'gemma', 'gemma2', 'gemma3_text', 'falcon', 'mpt', 'starcoder2', 'cohere', 'cohere2',
 ]);
 
-/** Families with alternating full and sliding layers whose older config.json has no layer_types. */
-const INTERLEAVED_FAMILIES = new Set(['gemma2', 'gemma3_text', 'cohere2']);
-
 /** Rope types whose config.json states max_position_embeddings before scaling (vLLM, _get_and_verify_max_len). */
 const LENGTHENING_ROPE_TYPES = new Set(['linear', 'dynamic', 'yarn']);
 
@@ -46,7 +44,7 @@ export function parseHfConfig(config: RawConfig): HfModelFields {
     hfConfig: config as HfConfig,
     architectures,
     ...dims,
-    ...slidingWindows(config, modelType, dims.numHiddenLayers),
+    ...slidingWindows(config, dims.numHiddenLayers),
     tieWordEmbeddings: readHfBoolean(config, 'tie_word_embeddings', modelType !== null && TIED_BY_DEFAULT.has(modelType)),
     torchDtype: readTorchDtype(config),
     maxPositions: readMaxPositions(config),
@@ -101,38 +99,6 @@ function checkOptionalFields(config: RawConfig): void {
   if (experts > 0 && perToken > experts) {
     throw modelConfigError(`config.json: num_experts_per_tok: expected at most the ${experts} experts, received ${perToken}`);
   }
-}
-
-/**
- * The window of all layers, or of some (vLLM keeps them apart: `interleaved_sliding_window`). `use_sliding_window: false`
- * switches it off; Qwen's `max_window_layers` says how many layers at the start keep full attention.
- */
-function slidingWindows(config: RawConfig, modelType: string | null, numLayers: number) {
-  const none = { slidingWindow: null, interleavedSlidingWindow: null };
-  const layerTypes = readLayerTypes(config, numLayers);
-  const window = readHfField(config, 'slidingWindow');
-  const maxWindowLayers = readHfField(config, 'maxWindowLayers');
-  const used = readHfBoolean(config, 'use_sliding_window', true);
-  if (window === null || !used) return none;
-  const uniform = { slidingWindow: window, interleavedSlidingWindow: null };
-  const interleaved = { slidingWindow: null, interleavedSlidingWindow: window };
-  if (layerTypes !== null) {
-    const sliding = layerTypes.filter((type) => type === 'sliding_attention').length;
-    if (sliding === 0) return none;
-    return sliding === numLayers ? uniform : interleaved;
-  }
-  if (modelType !== null && INTERLEAVED_FAMILIES.has(modelType)) return interleaved;
-  if (maxWindowLayers === null || maxWindowLayers === 0) return uniform;
-  return maxWindowLayers >= numLayers ? none : interleaved;
-}
-
-function readLayerTypes(config: RawConfig, numLayers: number): readonly string[] | null {
-  const value = config.layer_types ?? null;
-  if (value === null) return null;
-  if (!Array.isArray(value) || value.length !== numLayers || !value.every((type) => typeof type === 'string')) {
-    throw modelConfigError(`config.json: layer_types: expected an array of ${numLayers} names, received ${describeValue(value)}`);
-  }
-  return value as string[];
 }
 
 function readTorchDtype(config: RawConfig): ComputeDType | null {

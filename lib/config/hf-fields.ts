@@ -32,6 +32,7 @@ export const HF_FIELDS = {
   wordEmbedProjDim: size(2 ** 20, 'word_embed_proj_dim'),
   maxPositionEmbeddings: size(2 ** 28, 'max_position_embeddings', 'n_positions', 'seq_length', 'max_seq_len', 'n_ctx'),
   slidingWindow: size(2 ** 28, 'sliding_window'),
+  slidingWindowPattern: size(4096, 'sliding_window_pattern', '_sliding_window_pattern'),
   maxWindowLayers: count(4096, 'max_window_layers'),
   numExperts: count(65536, 'num_local_experts', 'num_experts', 'n_routed_experts'),
   numExpertsPerToken: count(65536, 'num_experts_per_tok'),

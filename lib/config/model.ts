@@ -25,8 +25,8 @@ export interface ModelConfig {
   /** Sliding window in tokens when every layer has it, else null (also null for interleaved models, see below). */
   readonly slidingWindow: number | null;
   /**
-   * Window of the layers that slide when only some do (layer_types, Gemma 2), else null. It is kept out of `slidingWindow`
-   * so that a full-attention layer never inherits it; the model passes it per layer.
+   * Window of the layers that slide when only some do (layer_types, Gemma 2), the largest if they differ; else null. It is kept out
+   * of `slidingWindow` so that a full-attention layer never inherits it; the model passes each layer its own (layerWindows).
    */
   readonly interleavedSlidingWindow: number | null;
   readonly tieWordEmbeddings: boolean;

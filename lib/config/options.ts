@@ -10,6 +10,7 @@ export interface EngineArgs {
   model: string;
   tokenizer?: string | null;
   dtype?: 'auto' | 'float32' | 'bfloat16' | 'float16' | null;
+  quantization?: 'auto' | 'fp8' | 'gptq' | 'awq' | 'compressed-tensors' | null;
   device?: 'auto' | 'cpu' | 'cuda' | null;
   maxModelLen?: number | null;
   maxNumSeqs?: number | null;
@@ -19,15 +20,18 @@ export interface EngineArgs {
   kvCacheBytes?: number | null;
   gpuMemoryUtilization?: number | null;
   enablePrefixCaching?: boolean | null;
+  hybridKvCacheManager?: boolean | null;
   enableChunkedPrefill?: boolean | null;
   schedulingPolicy?: SchedulingPolicy | null;
   asyncScheduling?: boolean | null;
   tensorParallelSize?: number | null;
   numThreads?: number | null;
+  batchInvariant?: boolean | null;
   loadFormat?: 'auto' | 'safetensors' | 'dummy' | null;
   seed?: number | null;
   maxLogprobs?: number | null;
   enforceEager?: boolean | null;
+  cacheDir?: string | null;
 }
 
 export type OptionName = keyof EngineArgs;
@@ -69,6 +73,10 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
     type: 'enum', default: 'auto', choices: ['auto', 'float32', 'bfloat16', 'float16'], group: 'model',
     help: "Type to compute in; auto takes torch_dtype of the model's config.json.",
   },
+  quantization: {
+    type: 'enum', default: 'auto', choices: ['auto', 'fp8', 'gptq', 'awq', 'compressed-tensors'], group: 'model',
+    help: 'How the weights are quantized; auto takes what config.json says. fp8 also rounds an unquantized model while it is loaded.',
+  },
   maxModelLen: {
     type: 'integer', default: null, min: 1, max: 2 ** 28, group: 'model',
     help: 'Longest sequence, prompt and output together, in tokens (default: what config.json states).',
@@ -92,6 +100,10 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
   numThreads: {
     type: 'integer', default: null, min: 1, max: 1024, group: 'device',
     help: 'CPU threads (default: the cores that this process may use, cgroup quota included).',
+  },
+  batchInvariant: {
+    type: 'boolean', default: false, group: 'device',
+    help: 'What a request generates does not depend on the other requests of its batch, bit for bit; on cuda it costs speed, on cpu it holds anyway.',
   },
   maxNumSeqs: {
     type: 'integer', default: 256, min: 1, max: 65536, group: 'scheduler',
@@ -133,6 +145,10 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
     type: 'boolean', default: true, group: 'cache',
     help: 'Share KV blocks between requests whose prompts begin alike.',
   },
+  hybridKvCacheManager: {
+    type: 'boolean', default: true, group: 'cache',
+    help: 'Layers with a sliding window give KV blocks back that lie before it; a block is then the memory of one group of layers, not of all.',
+  },
   tensorParallelSize: {
     type: 'integer', default: 1, min: 1, max: 1024, group: 'parallel',
     help: 'Ranks that share the model; only 1 in this version.',
@@ -140,6 +156,10 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
   loadFormat: {
     type: 'enum', default: 'auto', choices: ['auto', 'safetensors', 'dummy'], group: 'load',
     help: 'auto and safetensors read the checkpoint; dummy fills the weights with small seeded random values.',
+  },
+  cacheDir: {
+    type: 'string', default: null, group: 'load',
+    help: 'Folder for what is measured once and kept: on cuda, timings of matrix kernels (default: kvasir in XDG_CACHE_HOME or in ~/.cache); none: keep nothing.',
   },
 };
 

@@ -3,10 +3,11 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 
 import { KvasirError } from '../utils/errors';
+import { resolveCacheDir } from './cache-dir';
 import { cpuCount } from './cpu-count';
 import { eosTokenIds, generationDefaults } from './generation-config';
 import { type HfModelFields, parseHfConfig } from './hf-config';
-import { readHfString } from './hf-fields';
+import { type RawConfig, readHfString } from './hf-fields';
 import { readConfigFile, readOptionalConfigFile } from './json-file';
 import type { ModelConfig } from './model';
 import type { EngineArgs } from './options';
@@ -61,12 +62,18 @@ export async function resolveVllmConfig(args: EngineArgs, platform: Platform = C
       kvCacheBytes: options.kvCacheBytes,
       gpuMemoryUtilization: options.gpuMemoryUtilization,
       enablePrefixCaching: options.enablePrefixCaching,
+      hybridKvCacheManager: options.hybridKvCacheManager,
     },
     scheduler: resolveScheduler(args, options, maxModelLen, device),
     parallel: { tensorParallelSize: options.tensorParallelSize, tpRank: 0 },
-    device: { device, numThreads: options.numThreads ?? availableCores() },
+    device: {
+      device,
+      numThreads: options.numThreads ?? availableCores(),
+      batchInvariant: options.batchInvariant,
+      cacheDir: resolveCacheDir(options.cacheDir, { env: process.env, homedir: os.homedir }),
+    },
     load: { loadFormat: options.loadFormat },
-    quantization,
+    quantization: resolveQuantization(options, quantization),
     staticForwardContext: newStaticForwardContext(),
     seed: options.seed,
   };
@@ -143,6 +150,18 @@ function resolveDtype(options: ValidatedEngineArgs, hf: HfModelFields): ComputeD
     'ERR_KVASIR_MODEL_CONFIG',
     `config.json: torch_dtype: expected float32, float16 or bfloat16, received ${JSON.stringify(stated)}; set the option dtype to choose one`,
   );
+}
+
+/** The checkpoint's own quantization; a given method must be the same, except that fp8 can be made of full-precision weights. */
+function resolveQuantization({ quantization: asked }: ValidatedEngineArgs, ofCheckpoint: RawConfig | null): RawConfig | null {
+  if (asked === 'auto') return ofCheckpoint;
+  if (ofCheckpoint !== null) {
+    if (ofCheckpoint.quant_method === asked) return ofCheckpoint;
+    const received = `option 'quantization': expected auto or the quant_method of config.json, ${JSON.stringify(ofCheckpoint.quant_method)}; received ${asked}`;
+    throw new KvasirError('ERR_KVASIR_CONFIG', received);
+  }
+  if (asked === 'fp8') return { quant_method: 'fp8', is_checkpoint_fp8_serialized: false };
+  throw new KvasirError('ERR_KVASIR_CONFIG', `option 'quantization': expected auto or fp8 for a model that is not quantized, received ${asked}`);
 }
 
 function resolveMaxModelLen(options: ValidatedEngineArgs, hf: HfModelFields): number {

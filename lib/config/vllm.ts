@@ -18,6 +18,8 @@ export interface CacheConfig {
   /** Share of the device's memory that the engine may take (CUDA). */
   gpuMemoryUtilization: number;
   enablePrefixCaching: boolean;
+  /** Layers with a sliding window hold blocks for what they can still see only. */
+  hybridKvCacheManager: boolean;
 }
 
 export type SchedulingPolicy = 'fcfs' | 'priority';
@@ -43,6 +45,10 @@ export interface DeviceConfig {
   device: DeviceType;
   /** CPU threads of the native pool; the default counts the cores this process may use (affinity and cgroup quota). */
   numThreads: number;
+  /** Results of a request do not depend on its batch (vLLM's VLLM_BATCH_INVARIANT); the CPU's never do. */
+  batchInvariant: boolean;
+  /** Absolute path of the folder for what is measured once and kept between processes; null: nothing is kept. */
+  cacheDir: string | null;
 }
 
 export interface LoadConfig {
@@ -57,6 +63,12 @@ export interface AttentionLayerSpec {
   readonly headDim: number;
   readonly slidingWindow: number | null;
 }
+
+/** What the KV cache of a layer has to keep for a request: every token, or those that a window of this many tokens still covers. */
+export type KvCacheSpec = { readonly numKvHeads: number; readonly headDim: number } & (
+  | { readonly kind: 'full' }
+  | { readonly kind: 'slidingWindow'; readonly slidingWindow: number }
+);
 
 /**
  * The whole configuration, plain data, handed to every module (vllm.config.VllmConfig).

@@ -1,6 +1,9 @@
 import { getForwardContext } from '../attention/forward-context';
-import type { AttentionLayerSpec, VllmConfig } from '../config/vllm';
-import { Module } from '../nn/module';
+import type { AttentionMetadata } from '../attention/metadata';
+import { layerWindows } from '../config/layer-windows';
+import type { AttentionLayerSpec, KvCacheSpec, VllmConfig } from '../config/vllm';
+import { checkFullName } from '../nn/full-name';
+import { extractLayerIndex, Module } from '../nn/module';
 import { pagedAttention } from '../ops/attention';
 import { kvCacheWrite } from '../ops/cache';
 import { contiguousStrides, Tensor } from '../tensor/tensor';
@@ -38,6 +41,15 @@ export function attentionDims(vllmConfig: VllmConfig): AttentionDims {
   };
 }
 
+/**
+ * What a layer of any model passes as `perLayerSlidingWindow`: its own window where layers differ, by the layer's number in `prefix`;
+ * else undefined, the window of the model.
+ */
+export function layerWindow({ model }: VllmConfig, prefix: string): number | null | undefined {
+  if (model.interleavedSlidingWindow === null) return undefined;
+  return layerWindows(model.hfConfig, model.numHiddenLayers)[extractLayerIndex(prefix)];
+}
+
 export interface AttentionOptions {
   readonly numHeads: number;
   readonly headDim: number;
@@ -64,6 +76,8 @@ export class Attention extends Module implements AttentionLayerSpec {
   readonly slidingWindow: number | null;
   /** [numBlocks, 2, numKvHeads, blockSize, headDim]; without memory until the worker binds it. */
   readonly kvCache: Tensor;
+  /** Number of the KV cache group whose block table and slots this layer uses; the worker sets it. */
+  kvCacheGroup = 0;
 
   constructor(
     vllmConfig: VllmConfig,
@@ -71,6 +85,7 @@ export class Attention extends Module implements AttentionLayerSpec {
     prefix: string,
   ) {
     super(prefix);
+    checkFullName(prefix, 'an attention layer');
     this.numKvHeads = options.numKvHeads ?? options.numHeads;
     this.headDim = options.headDim;
     if (options.numHeads % this.numKvHeads !== 0)
@@ -87,16 +102,26 @@ export class Attention extends Module implements AttentionLayerSpec {
     return this.prefix;
   }
 
+  /** What its KV cache has to keep (vllm get_kv_cache_spec): all tokens, or only those that the window still covers. */
+  getKvCacheSpec(): KvCacheSpec {
+    const { numKvHeads, headDim, slidingWindow } = this;
+    return slidingWindow === null ? { kind: 'full', numKvHeads, headDim } : { kind: 'slidingWindow', numKvHeads, headDim, slidingWindow };
+  }
+
   /**
    * q [numTokens, numHeads * headDim], k and v [numTokens, numKvHeads * headDim] (rows may lie apart)
    * -> [numTokens, numHeads * headDim]. k and v are written to the cache first.
+   *
+   * Cache and metadata come from the layer and the forward context; models of the time when they were arguments may pass them on.
    */
-  forward(q: Tensor, k: Tensor, v: Tensor): Tensor {
-    const { attention } = getForwardContext();
+  forward(q: Tensor, k: Tensor, v: Tensor, kvCache: Tensor = this.kvCache, attention: AttentionMetadata = getForwardContext().attention): Tensor {
+    if (kvCache !== this.kvCache)
+      throw new KvasirError('ERR_KVASIR_LAYER', `${this.prefix}: received the KV cache of another layer; kvCaches[i] belongs to the attention layer that was made as number i`);
+    const step = attention.groups === undefined ? attention : attention.groups[this.kvCacheGroup]!;
     const { numHeads, scale, logitsSoftCap, alibiSlopes, sinks } = this.options;
     const heads = (x: Tensor, count: number): Tensor => (x.rank === 3 ? x : reshape(x, [x.size(0), count, this.headDim]));
-    kvCacheWrite(this.kvCache, heads(k, this.numKvHeads), heads(v, this.numKvHeads), attention.slotMapping);
-    const out = pagedAttention(heads(q, numHeads), this.kvCache, attention, {
+    kvCacheWrite(this.kvCache, heads(k, this.numKvHeads), heads(v, this.numKvHeads), step.slotMapping);
+    const out = pagedAttention(heads(q, numHeads), this.kvCache, step, {
       scale,
       slidingWindow: this.slidingWindow ?? 0,
       logitsSoftCap: logitsSoftCap ?? 0,

@@ -1,10 +1,11 @@
 import type { VllmConfig } from '../config/vllm';
 import { Module } from '../nn/module';
-import { Parameter, type LoadedWeight, type WeightLoader, type WeightSource } from '../nn/parameter';
-import { quantMethodOf, type LinearWeights, type QuantizableKind } from '../quantization/method';
+import { Parameter, type WeightSource } from '../nn/parameter';
+import { quantMethodOf, type LinearWeights, type LinearWeightSpec, type QuantizableKind, type QuantizableLayer } from '../quantization/method';
+import { inScope, TemporaryScope } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
-import type { Span } from './shard';
+import { shardLoader, type LinearShards } from './linear-loader';
 
 export interface LinearOptions {
   readonly inputSize: number;
@@ -15,67 +16,95 @@ export interface LinearOptions {
   readonly skipBiasAdd?: boolean;
 }
 
-interface Partition {
-  readonly inputSizePerPartition: number;
-  readonly outputPartitionSizes: readonly number[];
-  readonly inputSize: number;
-  readonly outputSize: number;
-}
-
-/** The checkpoint tensor `name` of a layer that is not fused. */
-export function ownSource(prefix: string, tensorName: string): readonly WeightSource[] {
-  return [{ name: `${prefix}.${tensorName}`, shardId: null }];
-}
-
-/**
- * This rank's span of a checkpoint tensor along `dim`, which must have `whole` elements there: a larger tensor would be cut unnoticed.
- * @throws KvasirError ERR_KVASIR_WEIGHTS
- */
-export function takeSpan(param: Parameter, loaded: LoadedWeight, dim: number, whole: number, span: Span): LoadedWeight {
-  if (loaded.shape[dim] !== whole)
-    throw new KvasirError('ERR_KVASIR_WEIGHTS', `${loaded.name} has shape [${loaded.shape.join(', ')}], expected ${whole} along dimension ${dim} for ${param.name}`);
-  return loaded.narrow(dim, span.start, span.size);
+/** What a subclass says of itself. */
+export interface LinearParts {
+  readonly shards: LinearShards;
+  /** Full checkpoint names of the fused layers; default: the layer itself. */
+  readonly names?: readonly string[];
+  readonly kind?: QuantizableKind;
+  /** The layer uses this weight of an embedding instead of its own. */
+  readonly tiedWeight?: Parameter;
 }
 
 /** Linear layers: y = x W^T + b, with W in whatever format the checkpoint's quantization gives this prefix. */
 export abstract class LinearBase extends Module {
   readonly bias: Parameter | null = null;
   readonly skipBiasAdd: boolean;
-  /** Parameters of the weight by name: `weight`, or what a quantization method keeps instead. */
+  /** Parameters of the weight by name: `weight`, or what a quantization method keeps besides or instead. */
   readonly params: LinearWeights['tensors'];
-  private readonly multiply: LinearWeights['apply'];
+  /** Not enumerable, so that the tree of modules has each tensor once: under `params`. */
+  readonly #weights: LinearWeights;
 
   protected constructor(
     protected readonly vllmConfig: VllmConfig,
     options: LinearOptions,
-    partition: Partition,
+    parts: LinearParts,
     prefix: string,
-    sources: (tensorName: string) => readonly WeightSource[],
-    loaders: { weight: WeightLoader; bias: WeightLoader },
-    kind: QuantizableKind = 'linear',
-    tiedWeight: Parameter | null = null,
   ) {
     super(prefix);
     this.skipBiasAdd = options.skipBiasAdd ?? false;
-    const dtype = vllmConfig.model.dtype;
-    const rows = partition.outputPartitionSizes.reduce((a, b) => a + b, 0);
-    const method = quantMethodOf(vllmConfig, kind, prefix);
-    if (tiedWeight && !method.tieWeights) throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: its quantization method cannot share the weight ${tiedWeight.name}`);
-    const spec = { prefix, dtype, ...partition, weightLoader: loaders.weight, sources };
-    const weights = tiedWeight && method.tieWeights ? method.tieWeights(tiedWeight, rows) : method.createWeights(spec);
-    this.multiply = weights.apply.bind(weights);
-    this.params = weights.tensors;
-    if (options.bias ?? true)
-      this.bias = new Parameter(`${prefix}.bias`, [rows], dtype, { sources: sources('bias'), weightLoader: loaders.bias, outputDim: 0 });
+    const spec = this.weightSpec(options, parts);
+    this.#weights = this.createWeights(spec, parts);
+    this.params = this.#weights.tensors;
+    if (!spec.hasBias) return;
+    const rows = spec.outputPartitionSizes.reduce((a, b) => a + b, 0);
+    this.bias = new Parameter(`${prefix}.bias`, [rows], spec.dtype, { sources: spec.sources('bias'), weightLoader: spec.loader({ outputDim: 0 }), outputDim: 0 });
   }
 
-  /** The `weight` parameter of an unquantized layer. */
+  /** The `weight` parameter: [out, in], or what a quantization method packs it into. */
   get weight(): Parameter | null {
     const weight = this.params.weight;
     return weight instanceof Parameter ? weight : null;
   }
 
+  override async processWeightsAfterLoading(): Promise<void> {
+    if (!this.#weights.processAfterLoading) return;
+    const params = this.params as Record<string, LinearWeights['tensors'][string]>;
+    const device = Object.values(params).find((p) => p.tensor.storage)?.tensor.device;
+    if (!device) throw new KvasirError('ERR_KVASIR_DISPOSED', `${this.prefix} has no weights in memory to process`);
+    const scope = new TemporaryScope(device);
+    try {
+      await this.#weights.processAfterLoading((work) => inScope(scope, work));
+      for (const [name, param] of Object.entries(params)) {
+        if (!(param instanceof Parameter) || param.role !== 'source') continue;
+        param.dispose();
+        delete params[name];
+      }
+      await device.synchronize(); // one layer at a time: the memory of its sources is free before the next one takes more
+    } finally {
+      scope.dispose();
+    }
+  }
+
   protected apply(x: Tensor, bias: Parameter | null, outputDtype?: 'float32'): Tensor {
-    return this.multiply(x, bias && !this.skipBiasAdd ? bias.tensor : null, outputDtype);
+    return this.#weights.apply(x, bias && !this.skipBiasAdd ? bias.tensor : null, outputDtype);
+  }
+
+  private weightSpec(options: LinearOptions, { shards, names }: LinearParts): LinearWeightSpec {
+    const { prefix, vllmConfig } = this;
+    const own = (tensorName: string): WeightSource => ({ name: `${prefix}.${tensorName}`, shardId: null });
+    const ofParts = (tensorName: string): WeightSource[] => (names ?? []).map((name, i) => ({ name: `${name}.${tensorName}`, shardId: shards.parts[i]!.id }));
+    return {
+      prefix,
+      deviceType: vllmConfig.device.device,
+      dtype: vllmConfig.model.dtype,
+      inputSizePerPartition: shards.input.span.size,
+      outputPartitionSizes: shards.parts.map((part) => part.dest.size),
+      inputSize: shards.input.whole,
+      outputSize: options.outputSize,
+      hasBias: options.bias ?? true,
+      loader: (layout) => shardLoader(prefix, shards, layout),
+      // Parts that are named like the layer lie in one tensor.
+      sources: (tensorName) => [...ofParts(tensorName).filter(({ name }) => name !== own(tensorName).name), own(tensorName)],
+    };
+  }
+
+  /** A head that shares the embedding's weight is what the embedding is, which no method quantizes. */
+  private createWeights(spec: LinearWeightSpec, { names, kind = 'linear', tiedWeight }: LinearParts): LinearWeights {
+    const layer: QuantizableLayer = { kind: tiedWeight ? 'embedding' : kind, className: this.constructor.name, parts: names ?? [this.prefix] };
+    const method = quantMethodOf(this.vllmConfig, layer, this.prefix);
+    if (!tiedWeight) return method.createWeights(spec);
+    if (!method.tieWeights) throw new KvasirError('ERR_KVASIR_LAYER', `${this.prefix}: its quantization method cannot share the weight ${tiedWeight.name}`);
+    return method.tieWeights(tiedWeight, spec.outputPartitionSizes[0]!);
   }
 }

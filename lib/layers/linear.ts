@@ -1,17 +1,15 @@
 import type { VllmConfig } from '../config/vllm';
 import { tensorParallelAllGather, tensorParallelAllReduce } from '../distributed/communicator';
-import { defaultWeightLoader, type WeightLoader } from '../nn/parameter';
 import type { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
-import { LinearBase, ownSource, takeSpan, type LinearOptions } from './linear-base';
-import { divide, rankSpan } from './shard';
+import { LinearBase, type LinearOptions } from './linear-base';
+import { singlePart, uncut } from './linear-loader';
+import { rankSpan } from './shard';
 
 /** The whole weight on every rank (vllm ReplicatedLinear). */
 export class ReplicatedLinear extends LinearBase {
   constructor(vllmConfig: VllmConfig, options: LinearOptions, prefix: string) {
-    const { inputSize, outputSize } = options;
-    const loaders = { weight: defaultWeightLoader, bias: defaultWeightLoader };
-    super(vllmConfig, options, { inputSizePerPartition: inputSize, outputPartitionSizes: [outputSize], inputSize, outputSize }, prefix, (t) => ownSource(prefix, t), loaders);
+    super(vllmConfig, options, { shards: singlePart(uncut(options.outputSize), uncut(options.inputSize)) }, prefix);
   }
 
   /** x [numTokens, inputSize] -> [numTokens, outputSize] */
@@ -33,9 +31,7 @@ export class ColumnParallelLinear extends LinearBase {
     const { inputSize, outputSize } = options;
     const { tensorParallelSize, tpRank } = vllmConfig.parallel;
     const span = rankSpan(outputSize, tpRank, tensorParallelSize, `${prefix}: output size over ranks`);
-    const load: WeightLoader = (param, loaded) => param.copyShard(takeSpan(param, loaded, 0, outputSize, span));
-    const partition = { inputSizePerPartition: inputSize, outputPartitionSizes: [span.size], inputSize, outputSize };
-    super(vllmConfig, options, partition, prefix, (t) => ownSource(prefix, t), { weight: load, bias: load });
+    super(vllmConfig, options, { shards: singlePart({ whole: outputSize, span }, uncut(inputSize)) }, prefix);
     this.gatherOutput = options.gatherOutput ?? false;
   }
 
@@ -62,14 +58,7 @@ export class RowParallelLinear extends LinearBase {
     if (!reduceResults && (options.bias ?? true) && !options.skipBiasAdd)
       throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: with reduceResults false a bias would be added on every rank; pass bias: false or skipBiasAdd: true`);
     const span = rankSpan(inputSize, tpRank, tensorParallelSize, `${prefix}: input size over ranks`);
-    const partition = {
-      inputSizePerPartition: divide(inputSize, tensorParallelSize, `${prefix}: input size over ranks`),
-      outputPartitionSizes: [outputSize],
-      inputSize,
-      outputSize,
-    };
-    const load: WeightLoader = (param, loaded) => param.copyShard(takeSpan(param, loaded, 1, inputSize, span), 1);
-    super(vllmConfig, options, partition, prefix, (t) => ownSource(prefix, t), { weight: load, bias: defaultWeightLoader });
+    super(vllmConfig, options, { shards: singlePart(uncut(outputSize), { whole: inputSize, span }) }, prefix);
     this.reduceResults = reduceResults;
   }
 

@@ -1,4 +1,3 @@
-import type { ShardId, WeightSource } from '../nn/parameter';
 import { KvasirError } from '../utils/errors';
 
 /** Checkpoint names of the parts of fused layers, by the layer's own last name (vllm packed_modules_mapping). */
@@ -12,17 +11,12 @@ function lastName(prefix: string): string {
   return prefix.slice(prefix.lastIndexOf('.') + 1);
 }
 
-/** The names of a fused layer's parts: given, or by the table. */
-export function partNames(prefix: string, count: number, given: readonly string[] | undefined): readonly string[] {
+/** Full checkpoint names of a fused layer's parts, which lie beside it: given by their last names, or by the table. */
+export function fullPartNames(prefix: string, count: number, given: readonly string[] | undefined): readonly string[] {
   const own = lastName(prefix);
   const names = given ?? (Object.hasOwn(PACKED_MODULES, own) ? PACKED_MODULES[own] : undefined);
   if (!names || names.length !== count)
     throw new KvasirError('ERR_KVASIR_LAYER', `${prefix}: expected partNames with the ${count} names of its parts in the checkpoint, got ${names ? names.join(', ') : 'none'}`);
-  return names;
-}
-
-/** Where a tensor of a fused layer comes from: one tensor per part beside the layer, or one of its own name that is fused on disk. */
-export function siblingSources(prefix: string, tensorName: string, names: readonly string[], ids: readonly ShardId[]): readonly WeightSource[] {
-  const parent = prefix.slice(0, prefix.length - lastName(prefix).length);
-  return [...names.map((name, i) => ({ name: `${parent}${name}.${tensorName}`, shardId: ids[i]! })), { name: `${prefix}.${tensorName}`, shardId: null }];
+  const parent = prefix.slice(0, prefix.length - own.length);
+  return names.map((name) => `${parent}${name}`);
 }

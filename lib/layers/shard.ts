@@ -22,6 +22,15 @@ export function rankSpan(total: number, tpRank: number, tpSize: number, what: st
   return { start: tpRank * size, size };
 }
 
+/**
+ * A span in elements that stand for `unit` rows (or columns) each. It must begin with an element; the last element may be cut short.
+ * @throws KvasirError ERR_KVASIR_QUANTIZATION
+ */
+export function inUnits({ start, size }: Span, unit: number, what: string): Span {
+  if (start % unit !== 0) throw new KvasirError('ERR_KVASIR_QUANTIZATION', `${what}: ${start} is not a multiple of ${unit}, the rows or columns that share one element`);
+  return { start: start / unit, size: Math.ceil(size / unit) };
+}
+
 /** Part `shardId` of a merged column-parallel weight: where in the checkpoint tensor, and where in this rank's rows. */
 export function mergedShard(parts: readonly number[], shardId: number, tpRank: number, tpSize: number, what: string): { source: Span; dest: Span } {
   const part = parts[shardId];

@@ -1,11 +1,13 @@
 import type { VllmConfig } from '../config/vllm';
 import { tensorParallelAllReduce } from '../distributed/communicator';
 import { Module } from '../nn/module';
-import { Parameter, type WeightLoader } from '../nn/parameter';
+import { Parameter } from '../nn/parameter';
+import { scale } from '../ops/activation';
 import { embedding } from '../ops/embedding';
 import type { Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
-import { LinearBase, ownSource } from './linear-base';
+import { LinearBase } from './linear-base';
+import { shardLoader, uncut, type LinearShards } from './linear-loader';
 import { vocabShard, type VocabShard } from './shard';
 
 /** Vocabulary rows are padded to a multiple of this (vllm DEFAULT_VOCAB_PADDING_SIZE). */
@@ -24,14 +26,15 @@ function shardOf(vllmConfig: VllmConfig, options: VocabOptions): VocabShard {
   return vocabShard(options.numEmbeddings, options.orgNumEmbeddings ?? options.numEmbeddings, options.paddingSize ?? VOCAB_PADDING, tpRank, tensorParallelSize);
 }
 
-/** Loads this rank's rows of the checkpoint's vocabulary; the rest stays zero. */
-function vocabLoader(shard: VocabShard, orgRows: number): WeightLoader {
-  return (param, loaded) => {
-    if (loaded.shape[0] !== orgRows)
-      throw new KvasirError('ERR_KVASIR_WEIGHTS', `${loaded.name} has ${loaded.shape[0]} rows, expected the vocabulary size ${orgRows}`);
-    param.copyShard(loaded.narrow(0, shard.base.start, shard.base.size), 0, 0, shard.base.size);
-    param.finishLoading();
-  };
+/** This rank's rows of the checkpoint's vocabulary, then padding up to `rows`. */
+function vocabShards(shard: VocabShard, options: VocabOptions, rows: number): LinearShards {
+  const whole = options.orgNumEmbeddings ?? options.numEmbeddings;
+  return { parts: [{ id: null, whole, source: shard.base, dest: { start: 0, size: rows } }], input: uncut(options.embeddingDim) };
+}
+
+export interface EmbeddingOptions extends VocabOptions {
+  /** Factor of the embeddings, rounded to the compute type before (Gemma: sqrt(hiddenSize)). */
+  readonly scale?: number;
 }
 
 /** Token embedding with the vocabulary cut over ranks (vllm VocabParallelEmbedding). */
@@ -41,20 +44,21 @@ export class VocabParallelEmbedding extends Module {
 
   constructor(
     private readonly vllmConfig: VllmConfig,
-    options: VocabOptions,
+    private readonly options: EmbeddingOptions,
     prefix: string,
   ) {
     super(prefix);
     this.shard = shardOf(vllmConfig, options);
     this.weight = new Parameter(`${prefix}.weight`, [this.shard.rows, options.embeddingDim], vllmConfig.model.dtype, {
-      weightLoader: vocabLoader(this.shard, options.orgNumEmbeddings ?? options.numEmbeddings),
+      weightLoader: shardLoader(prefix, vocabShards(this.shard, options, this.shard.rows), { outputDim: 0, inputDim: 1 }),
       outputDim: 0,
     });
   }
 
   /** inputIds int32 [numTokens] -> [numTokens, embeddingDim]; ids of other ranks give zeros before the sum over ranks. */
   forward(inputIds: Tensor): Tensor {
-    return tensorParallelAllReduce(this.vllmConfig.parallel, embedding(this.weight.tensor, inputIds, this.shard.base.start));
+    const embeddings = tensorParallelAllReduce(this.vllmConfig.parallel, embedding(this.weight.tensor, inputIds, this.shard.base.start));
+    return this.options.scale === undefined ? embeddings : scale(embeddings, this.options.scale, embeddings);
   }
 }
 
@@ -69,15 +73,10 @@ export class ParallelLMHead extends LinearBase {
   constructor(vllmConfig: VllmConfig, options: LMHeadOptions, prefix: string) {
     const { tensorParallelSize } = vllmConfig.parallel;
     const shard = shardOf(vllmConfig, options);
-    const orgRows = options.orgNumEmbeddings ?? options.numEmbeddings;
-    const load = vocabLoader(shard, orgRows);
     // One rank computes no padding; several gather equal shards and cut it afterwards.
-    const rows = tensorParallelSize === 1 ? orgRows : shard.rows;
-    const inputSize = options.embeddingDim;
-    const partition = { inputSizePerPartition: inputSize, outputPartitionSizes: [rows], inputSize, outputSize: rows * tensorParallelSize };
-    const linear = { inputSize, outputSize: partition.outputSize, bias: options.bias ?? false };
-    const loaders = { weight: load, bias: load };
-    super(vllmConfig, linear, partition, prefix, (t) => ownSource(prefix, t), loaders, 'lm_head', options.tiedTo?.weight ?? null);
+    const rows = tensorParallelSize === 1 ? (options.orgNumEmbeddings ?? options.numEmbeddings) : shard.rows;
+    const linear = { inputSize: options.embeddingDim, outputSize: rows * tensorParallelSize, bias: options.bias ?? false };
+    super(vllmConfig, linear, { shards: vocabShards(shard, options, rows), kind: 'lm_head', tiedWeight: options.tiedTo?.weight }, prefix);
   }
 
   forward(): never {

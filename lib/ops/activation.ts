@@ -50,3 +50,18 @@ export function geluTanh(x: Tensor): Tensor {
 export function relu(x: Tensor): Tensor {
   return plain('relu', x);
 }
+
+/**
+ * x * factor; the factor is rounded to the type of x before, as it is where it is a tensor of that type (Gemma's embeddings).
+ * x [numTokens, size]; out may be x.
+ */
+export function scale(x: Tensor, factor: number, out = output(x.shape, x.dtype)): Tensor {
+  call('scale', out, x, factor);
+  return out;
+}
+
+/** cap * tanh(x / cap): bounds x softly. x [numTokens, size]; out may be x. */
+export function softCap(x: Tensor, cap: number, out = output(x.shape, x.dtype)): Tensor {
+  call('softCap', out, x, cap);
+  return out;
+}

@@ -19,3 +19,29 @@ export function addRmsNorm(x: Tensor, residual: Tensor, weight: Tensor, eps: num
   call('addRmsNorm', out, x, residual, weight, eps, gemma);
   return out;
 }
+
+/**
+ * (x - mean) / sqrt(var + eps) * weight + bias over each row, computed in float32 and rounded once.
+ * @param x [numTokens, hiddenSize]
+ * @param weight [hiddenSize]
+ * @param bias [hiddenSize] or null
+ */
+export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor | null, eps: number): Tensor {
+  const out = output(x.shape, x.dtype);
+  call('layerNorm', out, x, weight, bias, eps);
+  return out;
+}
+
+/** Adds x to residual in place, then normalises the sum: returns layerNorm(residual). Same shapes as {@link layerNorm}. */
+export function addLayerNorm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | null, eps: number): Tensor {
+  const out = output(x.shape, x.dtype);
+  call('addLayerNorm', out, x, residual, weight, bias, eps);
+  return out;
+}
+
+/** x + y, both [numTokens, hiddenSize] of one dtype. */
+export function add(x: Tensor, y: Tensor): Tensor {
+  const out = output(x.shape, x.dtype);
+  call('add', out, x, y);
+  return out;
+}

@@ -38,12 +38,18 @@ void forElements(Pool& pool, Activation f, const Tensor& out, const Tensor& x, b
 
 }  // namespace
 
-void siluAndMul(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, Activation::Silu, out, x, true); }
-void geluAndMul(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, Activation::Gelu, out, x, true); }
-void geluTanhAndMul(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, Activation::GeluTanh, out, x, true); }
-void silu(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, Activation::Silu, out, x, false); }
-void gelu(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, Activation::Gelu, out, x, false); }
-void geluTanh(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, Activation::GeluTanh, out, x, false); }
-void relu(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, Activation::Relu, out, x, false); }
+void siluAndMul(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, {Function::Silu}, out, x, true); }
+void geluAndMul(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, {Function::Gelu}, out, x, true); }
+void geluTanhAndMul(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, {Function::GeluTanh}, out, x, true); }
+void silu(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, {Function::Silu}, out, x, false); }
+void gelu(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, {Function::Gelu}, out, x, false); }
+void geluTanh(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, {Function::GeluTanh}, out, x, false); }
+void relu(Pool& pool, const Tensor& out, const Tensor& x) { forElements(pool, {Function::Relu}, out, x, false); }
+void scale(Pool& pool, const Tensor& out, const Tensor& x, double factor) {
+  forElements(pool, {Function::Scale, static_cast<float>(factor)}, out, x, false);
+}
+void softCap(Pool& pool, const Tensor& out, const Tensor& x, double cap) {
+  forElements(pool, {Function::SoftCap, static_cast<float>(cap)}, out, x, false);
+}
 
 }  // namespace kvasir::cpu

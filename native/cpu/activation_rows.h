@@ -7,7 +7,13 @@
 
 namespace kvasir::cpu {
 
-enum class Activation { Silu, Gelu, GeluTanh, Relu };
+enum class Function { Silu, Gelu, GeluTanh, Relu, Scale, SoftCap };
+
+// A function of one number; the last two have a parameter.
+struct Activation {
+  Function function;
+  float parameter = 0.0f;
+};
 
 // out[i] = f(x[i]), or f(x[i]) * up[i] when up is not null; n elements of one floating dtype.
 using ActivationRow = void (*)(Activation f, DType dtype, void* out, const void* x, const void* up, int64_t n);

@@ -1,5 +1,7 @@
 #include "ops/activation.h"
 
+#include <cmath>
+
 #include "core/shape.h"
 #include "cpu/activation.h"
 #include "ops/launch.h"
@@ -13,6 +15,15 @@ void check(const char* op, const Tensor& out, const Tensor& x, bool gated) {
   s.bind("out", out, {"numTokens", "size"}).bind("x", x, {"numTokens", gated ? "2 * size" : "size"});
   if (gated) s.require(s["2 * size"] == 2 * s["size"], "rows of x must be twice as long as those of out (gate, then up)");
   s.floating("x", x).sameDtype("out", out, "x", x).denseRows("x", x).denseRows("out", out);
+}
+
+double roundTo(DType dtype, double value) {
+  const float nearest = static_cast<float>(value);
+  switch (dtype) {
+    case DType::Float16: return toFloat(fromFloat<f16>(nearest));
+    case DType::BFloat16: return toFloat(fromFloat<bf16>(nearest));
+    default: return nearest;
+  }
 }
 
 }  // namespace
@@ -50,6 +61,17 @@ void geluTanh(Stream& stream, const Tensor& out, const Tensor& x) {
 void relu(Stream& stream, const Tensor& out, const Tensor& x) {
   check("relu", out, x, false);
   KVASIR_LAUNCH(stream, relu, out, x);
+}
+
+void scale(Stream& stream, const Tensor& out, const Tensor& x, double factor) {
+  check("scale", out, x, false);
+  KVASIR_LAUNCH(stream, scale, out, x, roundTo(x.dtype, factor));
+}
+
+void softCap(Stream& stream, const Tensor& out, const Tensor& x, double cap) {
+  check("softCap", out, x, false);
+  Shapes("softCap").require(cap > 0 && std::isfinite(cap), "cap must be a positive number");
+  KVASIR_LAUNCH(stream, softCap, out, x, cap);
 }
 
 }  // namespace kvasir::ops

@@ -17,4 +17,10 @@ void gelu(Stream& stream, const Tensor& out, const Tensor& x);
 void geluTanh(Stream& stream, const Tensor& out, const Tensor& x);
 void relu(Stream& stream, const Tensor& out, const Tensor& x);
 
+// out[t, i] = x[t, i] * factor, the factor rounded to x's dtype before. Same shapes; out may be x.
+void scale(Stream& stream, const Tensor& out, const Tensor& x, double factor);
+
+// out[t, i] = cap * tanh(x[t, i] / cap), cap > 0. Same shapes; out may be x.
+void softCap(Stream& stream, const Tensor& out, const Tensor& x, double cap);
+
 }  // namespace kvasir::ops

@@ -1,4 +1,4 @@
-// Root-mean-square normalisation, alone or fused with the residual addition.
+// Root-mean-square and layer normalisation, alone or fused with the residual addition, and that addition by itself.
 #pragma once
 
 #include "core/stream.h"
@@ -14,5 +14,15 @@ void rmsNorm(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& w
 
 // residual += x (rounded to its dtype), then out = rmsNorm(residual). residual is updated in place; out may be x.
 void addRmsNorm(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight, double eps, bool gemma);
+
+// out[t, :] = (x[t, :] - mean(x[t, :])) / sqrt(var(x[t, :]) + eps) * weight + bias, in float32, rounded once; var is the mean of
+// (x - mean)^2. Shapes as in rmsNorm; bias: [hiddenSize] or absent.
+void layerNorm(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias, double eps);
+
+// residual += x (rounded to its dtype), then out = layerNorm(residual). residual is updated in place; out may be x.
+void addLayerNorm(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight, const MaybeTensor& bias, double eps);
+
+// out = x + y, rounded. All [numTokens, hiddenSize] of one dtype, rows may be strided; out may be x or y.
+void add(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& y);
 
 }  // namespace kvasir::ops

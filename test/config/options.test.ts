@@ -21,7 +21,7 @@ describe('the table of options', () => {
 
   it('has null as default only where the value is derived', () => {
     const derived = ENGINE_OPTIONS.filter((option) => option.default === null).map((option) => option.name);
-    expect(derived.sort()).toEqual(['kvCacheBytes', 'maxModelLen', 'model', 'numKvBlocks', 'numThreads', 'tokenizer']);
+    expect(derived.sort()).toEqual(['cacheDir', 'kvCacheBytes', 'maxModelLen', 'model', 'numKvBlocks', 'numThreads', 'tokenizer']);
   });
 });
 
@@ -29,8 +29,9 @@ describe('validateEngineArgs', () => {
   it('fills in defaults for what is left out, null or undefined', () => {
     const expected = {
       model: 'm', tokenizer: null, dtype: 'auto', device: 'auto', maxModelLen: null, maxNumSeqs: 256, maxNumBatchedTokens: 2048,
-      blockSize: 16, numKvBlocks: null, kvCacheBytes: null, gpuMemoryUtilization: 0.9, asyncScheduling: false, enablePrefixCaching: true, enableChunkedPrefill: true,
+      blockSize: 16, numKvBlocks: null, kvCacheBytes: null, gpuMemoryUtilization: 0.9, asyncScheduling: false, enablePrefixCaching: true, hybridKvCacheManager: true, enableChunkedPrefill: true,
       schedulingPolicy: 'fcfs', tensorParallelSize: 1, numThreads: null, loadFormat: 'auto', seed: 0, maxLogprobs: 20, enforceEager: false,
+      batchInvariant: false, cacheDir: null, quantization: 'auto',
     };
     expect(validateEngineArgs({ model: 'm' })).toEqual(expected);
     const nulls = Object.fromEntries(ENGINE_OPTIONS.map((option, i) => [option.name, i % 2 === 0 ? null : undefined]));
@@ -76,6 +77,7 @@ describe('validateEngineArgs', () => {
     ['numKvBlocks', 1], ['kvCacheBytes', 0], ['kvCacheBytes', 2 ** 60], ['enablePrefixCaching', 'true'], ['enableChunkedPrefill', 1],
     ['schedulingPolicy', 'lifo'], ['tensorParallelSize', 0], ['numThreads', 0], ['numThreads', 5000], ['loadFormat', 'pt'],
     ['seed', -1], ['seed', 2 ** 53], ['maxLogprobs', -2], ['enforceEager', 'no'],
+    ['batchInvariant', 'yes'], ['cacheDir', ''], ['cacheDir', false],
   ];
   it.each(wrong)('refuses %s: %p', async (name, value) => {
     const error = await expectCode('ERR_KVASIR_CONFIG', () => validateEngineArgs({ model: 'm', [name]: value }));

@@ -3,7 +3,7 @@ import { gatedActivation } from '../../lib/layers/activation';
 import { ColumnParallelLinear, ReplicatedLinear, RowParallelLinear } from '../../lib/layers/linear';
 import type { LinearBase } from '../../lib/layers/linear-base';
 import { MergedColumnParallelLinear, QKVParallelLinear } from '../../lib/layers/merged-linear';
-import { partNames, siblingSources } from '../../lib/layers/packed-names';
+import { fullPartNames } from '../../lib/layers/packed-names';
 import { ParallelLMHead, VocabParallelEmbedding } from '../../lib/layers/vocab-embedding';
 import type { Module } from '../../lib/nn/module';
 import type { ShardId } from '../../lib/nn/parameter';
@@ -47,7 +47,7 @@ describe('a layer is not built when', () => {
   });
 
   it('the model has no quantization method for it', async () => {
-    const none: QuantizationConfig = { name: 'half', getQuantMethod: (kind) => (kind === 'linear' ? null : new UnquantizedLinearMethod()) };
+    const none: QuantizationConfig = { name: 'half', getQuantMethod: ({ kind }) => (kind === 'linear' ? null : new UnquantizedLinearMethod()) };
     const config = makeVllmConfig({ quantization: none });
     const error = await expectCode('ERR_KVASIR_LAYER', () => new ReplicatedLinear(config, { inputSize: 8, outputSize: 6 }, 'model.router'));
     expect(error.message).toBe('quantization "half" has no method for the linear layer model.router');
@@ -133,10 +133,15 @@ describe('attention layers', () => {
     expect(config.staticForwardContext.get('model.layers.0.self_attn.attn')).toBe(layer);
     const error = await expectCode('ERR_KVASIR_LAYER', () => new Attention(config, options, 'model.layers.0.self_attn.attn'));
     expect(error.message).toContain('"model.layers.0.self_attn.attn"');
-    const root = new Attention(config, options, '');
-    await expectCode('ERR_KVASIR_LAYER', () => new Attention(config, options, ''));
-    expect(config.staticForwardContext.size).toBe(2);
-    for (const { kvCache } of [layer, root]) kvCache.dispose();
+    expect(config.staticForwardContext.size).toBe(1);
+    layer.kvCache.dispose();
+  });
+
+  it.each(['', '.model.layers.0.attn', 'model..attn', 'model.attn.'])('need a full name: not %p', async (prefix) => {
+    const config = makeVllmConfig();
+    const error = await expectCode('ERR_KVASIR_LAYER', () => new Attention(config, { numHeads: 1, headDim: 4, scale: 1 }, prefix));
+    expect(error.message).toContain(JSON.stringify(prefix));
+    expect(config.staticForwardContext.size).toBe(0);
   });
 
   it.each([
@@ -174,15 +179,12 @@ describe('attention layers', () => {
 
 describe('names', () => {
   it.each(['m.constructor', 'toString', 'a.b.hasOwnProperty'])('%s is no fused layer', async (prefix) => {
-    await expectCode('ERR_KVASIR_LAYER', () => partNames(prefix, 1, undefined));
+    await expectCode('ERR_KVASIR_LAYER', () => fullPartNames(prefix, 1, undefined));
   });
 
-  it('parts at the root have no dot in front', () => {
-    expect(siblingSources('gate_up_proj', 'bias', ['gate_proj', 'up_proj'], [0, 1])).toEqual([
-      { name: 'gate_proj.bias', shardId: 0 },
-      { name: 'up_proj.bias', shardId: 1 },
-      { name: 'gate_up_proj.bias', shardId: null },
-    ]);
+  it('parts at the root have no dot in front, others lie beside the layer', () => {
+    expect(fullPartNames('gate_up_proj', 2, undefined)).toEqual(['gate_proj', 'up_proj']);
+    expect(fullPartNames('m.x', 2, ['a', 'b'])).toEqual(['m.a', 'm.b']);
   });
 
   it('an activation of config.json that is not known is named with those that are', async () => {

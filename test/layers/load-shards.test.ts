@@ -21,7 +21,7 @@ const plain: QuantizationConfig = {
   getQuantMethod: (): LinearMethod => ({
     createWeights(spec) {
       const rows = spec.outputPartitionSizes.reduce((a, b) => a + b, 0);
-      const options = { sources: spec.sources('weight'), weightLoader: spec.weightLoader };
+      const options = { sources: spec.sources('weight'), weightLoader: spec.loader({ outputDim: 0, inputDim: 1 }) };
       return { tensors: { weight: new Parameter(`${spec.prefix}.weight`, [rows, spec.inputSizePerPartition], spec.dtype, options) }, apply: (x: Tensor) => x };
     },
   }),

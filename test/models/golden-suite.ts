@@ -1,7 +1,8 @@
+import * as fs from 'node:fs';
 import * as path from 'node:path';
 import type { ComputeDType, DeviceType } from '../../lib/config/vllm';
 import { LLM } from '../../lib/index';
-import { hasShared, readSharedJson, sharedPath } from '../fixtures/shared';
+import { hasShared, sharedPath } from '../fixtures/shared';
 import { ForwardHarness, relativeMaxError, type Golden } from './forward-harness';
 
 /** Models whose architectures are in the registry, with reference outputs of Hugging Face transformers in float32. */
@@ -9,24 +10,51 @@ export const GOLDEN_MODELS = [
   'stories260K',
   'stories260K-bf16-sharded',
   'babyllama-tok105',
+  'babyllama-tok105-awq-int4-g32',
+  'babyllama-tok105-fp8',
+  'babyllama-tok105-gptq-int4-g32',
   'kvasir-tales-5m',
   'tiny-random/llama-rope-llama3',
   'tiny-random/llama-hd64-bf16',
+  'tiny-random/gemma2',
+  'tiny-random/gpt-neox',
+  'tiny-random/gpt2',
+  'tiny-random/mistral-sliding-window',
+  'tiny-random/mixtral',
+  'tiny-random/opt',
+  'tiny-random/phi3',
+  'tiny-random/qwen2',
+  'tiny-random/qwen3',
+  'tiny-random/qwen3-hd128-bf16',
+  'tiny-random/qwen3-moe',
 ] as const;
+
+/** Models of test/fixtures/models, which every clone has (scripts/make-golden.py). */
+export const FIXTURE_MODELS = ['bloom-tiny', 'bloom-normed-residual', 'gpt-neox-sequential', 'gpt2-inverse-scale', 'opt-post-norm'] as const;
+
+function modelDir(name: string): string {
+  const isFixture = (FIXTURE_MODELS as readonly string[]).includes(name);
+  return isFixture ? path.join(__dirname, '../fixtures/models', name) : sharedPath('models', name);
+}
 
 /** Without the models there is nothing to read: the suite is skipped by name. */
 export function readGolden(name: string): Golden {
-  return hasShared ? readSharedJson<Golden>(path.join('models', name, 'golden.json')) : { greedy: [] };
+  const file = path.join(modelDir(name), 'golden.json');
+  return hasShared || fs.existsSync(file) ? (JSON.parse(fs.readFileSync(file, 'utf8')) as Golden) : { greedy: [] };
 }
 
+/** Where the best two logits of the reference are never nearer than this, float32 arithmetic on the CPU gives all of its tokens. */
+const FLOAT32_TIE = 1e-3;
+
 /** Tokens that must agree: up to the first step where the best two logits of the reference nearly tie. */
-export function comparable(row: Golden['greedy'][number]): number[] {
+export function comparable(row: Golden['greedy'][number], isExact = false): number[] {
+  if (isExact && row.min_gap > FLOAT32_TIE) return row.output_ids;
   const end = row.steps_with_gap_below_0_05[0] ?? row.output_ids.length;
   return row.output_ids.slice(0, end);
 }
 
 async function withModel(name: string, device: DeviceType, dtype: ComputeDType, work: (llm: LLM) => Promise<void>): Promise<void> {
-  const llm = await LLM.create({ model: sharedPath('models', name), dtype, device });
+  const llm = await LLM.create({ model: modelDir(name), dtype, device });
   try {
     await work(llm);
   } finally {
@@ -41,7 +69,7 @@ export function goldenFloat32(name: string, device: DeviceType): void {
   it('greedy tokens', () => greedyTokens(name, device, 'float32'));
 
   (golden.last_logits ? it : it.skip)('logits', async () => {
-    const harness = await ForwardHarness.load(sharedPath('models', name), 'float32', device);
+    const harness = await ForwardHarness.load(modelDir(name), 'float32', device);
     try {
       for (const { prompt_ids, logits } of golden.last_logits!) {
         const all = await harness.logits(prompt_ids);
@@ -58,7 +86,20 @@ export function goldenFloat32(name: string, device: DeviceType): void {
   });
 }
 
-export const TRAINED_MODELS = ['stories260K', 'stories260K-bf16-sharded', 'babyllama-tok105', 'kvasir-tales-5m'] as const;
+export const TRAINED_MODELS = [
+  'stories260K',
+  'stories260K-bf16-sharded',
+  'babyllama-tok105',
+  'babyllama-tok105-awq-int4-g32',
+  'babyllama-tok105-gptq-int4-g32',
+  'kvasir-tales-5m',
+] as const;
+
+/**
+ * With 4-bit weights the CPU rounds activations to int8, which decides ties that are wider than those the reference lists; prompt
+ * logprobs leave out the wide ones too.
+ */
+const INT4_MODELS: ReadonlySet<string> = new Set(['babyllama-tok105-awq-int4-g32', 'babyllama-tok105-gptq-int4-g32']);
 
 /**
  * The tests of one trained model in bfloat16 on one device, against the float32 reference: mean and maximal error of prompt
@@ -72,6 +113,7 @@ export function goldenBfloat16(name: string, device: DeviceType): void {
     expect(sameBest).toBeGreaterThanOrEqual(0.99);
   });
 
+  if (device === 'cpu' && INT4_MODELS.has(name)) return;
   it('greedy tokens up to the first near tie', () => greedyTokens(name, device, 'bfloat16'));
 }
 
@@ -81,7 +123,7 @@ async function greedyTokens(name: string, device: DeviceType, dtype: ComputeDTyp
     const maxTokens = Math.max(...greedy.map((r) => r.output_ids.length));
     const outputs = await llm.generate(greedy.map((r) => ({ promptTokenIds: r.prompt_ids })), { temperature: 0, maxTokens, ignoreEos: true });
     greedy.forEach((row, i) => {
-      const expected = comparable(row);
+      const expected = comparable(row, device === 'cpu' && dtype === 'float32');
       expect(outputs[i]!.outputs[0]!.tokenIds.slice(0, expected.length)).toEqual(expected);
     });
   });

@@ -1,10 +1,14 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import type { ModelClass } from '../../lib/models/interfaces';
+import type { VllmConfig } from '../../lib/config/vllm';
+import { embedInputIds, type ModelClass } from '../../lib/models/interfaces';
 import { LlamaForCausalLM } from '../../lib/models/llama';
-import { ModelRegistry, resolveModelClass } from '../../lib/models/registry';
+import { initRegisteredModel, ModelRegistry, resolveModelClass } from '../../lib/models/registry';
+import { Module } from '../../lib/nn/module';
+import type { Tensor } from '../../lib/tensor/tensor';
 import { expectCode } from '../fixtures/expect-error';
 import { makeTempDir } from '../fixtures/safetensors-file';
+import { makeVllmConfig } from '../fixtures/vllm-config';
 
 describe('resolveModelClass', () => {
   it('takes the first architecture that is supported', () => {
@@ -24,7 +28,7 @@ describe('resolveModelClass', () => {
   it.each([[['NotAModel', 'NorThis']], [[]], [['constructor']], [['toString']]])('%j is refused with the list of those that are supported', async (names) => {
     const error = await expectCode('ERR_KVASIR_UNSUPPORTED_MODEL', () => resolveModelClass(names));
     expect(error.message).toContain('LlamaForCausalLM');
-    for (const name of names) expect(error.message).toContain(name);
+    for (const name of names.length ? names : ['(none)']) expect(error.message).toContain(name);
   });
 });
 
@@ -58,6 +62,19 @@ describe('ModelRegistry', () => {
     });
   });
 
+  it('replacing a model is a process warning that names it, registering one is none', () => {
+    const warnings = jest.spyOn(process, 'emitWarning').mockImplementation(() => undefined);
+    try {
+      ModelRegistry.registerModel('TestWarned', class {} as unknown as ModelClass);
+      expect(warnings).not.toHaveBeenCalled();
+      ModelRegistry.registerModel('TestWarned', `${file}:MyModel`);
+      expect(warnings.mock.calls).toEqual([[expect.stringContaining('TestWarned'), { code: 'KVASIR_MODEL_REPLACED' }]]);
+      expect(resolveModelClass(['TestWarned']).name).toBe('MyModel');
+    } finally {
+      warnings.mockRestore();
+    }
+  });
+
   it('loads "module:Class" when a model asks for it', () => {
     ModelRegistry.registerModel('TestLazy', `${file}:MyModel`);
     expect(resolveModelClass(['TestLazy']).name).toBe('MyModel');
@@ -75,15 +92,97 @@ describe('ModelRegistry', () => {
     expect(error.message).toContain(message);
   });
 
+  it('a module is not loaded before a model asks for it', () => {
+    const touched = path.join(dir, 'touched');
+    const lazy = path.join(dir, 'lazy.js');
+    fs.writeFileSync(lazy, `require('fs').writeFileSync(${JSON.stringify(touched)}, ''); exports.Mine = class {};`);
+    ModelRegistry.registerModel('TestUntouched', `${lazy}:Mine`);
+    expect(ModelRegistry.getSupportedArchs()).toContain('TestUntouched');
+    expect(fs.existsSync(touched)).toBe(false);
+    resolveModelClass(['TestUntouched']);
+    expect(fs.existsSync(touched)).toBe(true);
+  });
+
   it.each<[unknown, unknown]>([
     ['', class {}],
     [7, class {}],
+    [null, class {}],
+    [['A', 'B'], class {}],
+    ['Test', ''],
     ['Test', 'no-colon'],
+    ['Test', 'module:Class:more'],
+    ['Test', 'C:\\models\\mine.js'],
     ['Test', ':Class'],
     ['Test', 'module:'],
     ['Test', null],
+    ['Test', undefined],
     ['Test', {}],
+    ['Test', () => null],
   ])('refuses the registration of %p as %p', async (name, model) => {
     await expectCode('ERR_KVASIR_REGISTRY', () => ModelRegistry.registerModel(name as string, model as ModelClass));
+  });
+});
+
+describe('initRegisteredModel', () => {
+  const config = makeVllmConfig();
+  const build = (Model: unknown) => {
+    ModelRegistry.registerModel('TestInit', Model as ModelClass);
+    return initRegisteredModel(config, 'inner', ['NotAModel', 'TestInit']);
+  };
+  let warnings: jest.SpyInstance;
+  beforeEach(() => void (warnings = jest.spyOn(process, 'emitWarning').mockImplementation(() => undefined)));
+  afterEach(() => warnings.mockRestore());
+
+  it('builds the first architecture that is supported, under its prefix', () => {
+    class Mine extends Module {
+      constructor(
+        readonly given: VllmConfig,
+        prefix: string,
+      ) {
+        super(prefix);
+      }
+      forward(): void {
+        // what a model needs to have
+      }
+    }
+    const model = build(Mine) as unknown as Mine;
+    expect(model).toBeInstanceOf(Mine);
+    expect(model.given).toBe(config);
+    expect(model.prefix).toBe('inner');
+  });
+
+  it.each<[string, unknown, RegExp]>([
+    ['nothing of a model', class Empty {}, /Empty lacks forward and the members of Module/],
+    ['no forward', class Still extends Module {}, /Still lacks forward:/],
+    ['a forward, but not of a Module', class Alone { forward(): void {} }, /Alone lacks the members of Module/],
+    ['the members of a Module that is not this package\'s', class Foreign { forward(): void {} modules(): void {} }, /Foreign is made of modules of another copy of the package/],
+  ])('refuses a class with %s', async (_what, Model, message) => {
+    const error = await expectCode('ERR_KVASIR_REGISTRY', () => build(Model));
+    expect(error.message).toMatch(message);
+  });
+});
+
+describe('embedInputIds', () => {
+  const ids = { name: 'ids' } as unknown as Tensor;
+
+  it('asks by the name that the model has', () => {
+    const embeddings = { name: 'embeddings' } as unknown as Tensor;
+    const embed = jest.fn(() => embeddings);
+    expect(embedInputIds({ embedInputIds: embed }, ids)).toBe(embeddings);
+    expect(embedInputIds({ getInputEmbeddings: embed }, ids)).toBe(embeddings);
+    expect(embed.mock.calls).toEqual([[ids], [ids]]);
+  });
+
+  it('CausalLM answers by both', () => {
+    const embed = jest.fn(() => ids);
+    const model = Object.assign(Object.create(LlamaForCausalLM.prototype) as LlamaForCausalLM, { embedInputIds: embed });
+    expect(model.getInputEmbeddings(ids)).toBe(ids);
+    expect(embed).toHaveBeenCalledWith(ids);
+  });
+
+  it('a model with neither is an error that says so', async () => {
+    class Mute {}
+    const error = await expectCode('ERR_KVASIR_REGISTRY', () => embedInputIds(new Mute(), ids));
+    expect(error.message).toContain('Mute');
   });
 });

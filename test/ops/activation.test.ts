@@ -1,7 +1,7 @@
-import { silu, siluAndMul } from '../../lib/ops/activation';
+import { scale, silu, siluAndMul, softCap } from '../../lib/ops/activation';
 import type { Tensor } from '../../lib/tensor/tensor';
 import { narrow } from '../../lib/tensor/views';
-import { ACTIVATION_CASES, ACTIVATION_SHAPES, ACTIVATION_TOLERANCE, type ActivationCase } from './cases/activation';
+import { ACTIVATION_CASES, ACTIVATION_SHAPES, ACTIVATION_TOLERANCE, PARAMETER_CASES, type ActivationCase } from './cases/activation';
 import { forEachIsa, type FloatType, OpBench, randomValues, roundTo } from './harness';
 
 const DTYPES: readonly FloatType[] = ['float32', 'float16', 'bfloat16'];
@@ -49,6 +49,63 @@ describe.each(ACTIVATION_CASES.map((c) => [c.name, c] as const))('%s', (_name, c
       expect(actual[7]).toBeNaN();
       await bench.close();
     });
+  });
+});
+
+describe.each(PARAMETER_CASES.map((c) => [c.name, c] as const))('%s', (_name, c) => {
+  it.each(ACTIVATION_SHAPES.flatMap((shape) => DTYPES.map((dtype) => [dtype, ...shape] as const)))('%s [%d, %d]', async (dtype, numTokens, size) => {
+    const x = roundTo(dtype, randomValues(numTokens * size, 5, c.spread));
+    await forEachIsa(async () => {
+      const bench = new OpBench();
+      const actual = await bench.values(bench.run(() => c.op(bench.float(dtype, [numTokens, size], x))));
+      expect(worstRelative(actual, x.map(c.reference), dtype === 'float32' ? 1e-7 : 1e-4)).toBeLessThan(ACTIVATION_TOLERANCE[dtype]);
+      await bench.close();
+    });
+  });
+});
+
+describe('scale', () => {
+  it.each([
+    ['float32', Math.fround(Math.sqrt(3584))],
+    ['float16', 59.875],
+    ['bfloat16', 59.75],
+  ] as const)('rounds its factor to %s: sqrt(3584) becomes %d', async (dtype, rounded) => {
+    const bench = new OpBench();
+    const out = bench.run(() => scale(bench.float(dtype, [1, 2], Float64Array.of(1, -4)), Math.sqrt(3584)));
+    expect([...(await bench.values(out))]).toEqual([rounded, -4 * rounded]);
+    await bench.close();
+  });
+});
+
+describe('softCap', () => {
+  it('keeps its limits, zero, and NaN', async () => {
+    await forEachIsa(async () => {
+      const bench = new OpBench();
+      const x = Float64Array.of(Infinity, -Infinity, 1e30, -1e30, 0, NaN);
+      const actual = await bench.values(bench.run(() => softCap(bench.float('float32', [1, x.length], x), 30)));
+      expect([...actual]).toEqual([30, -30, 30, -30, 0, NaN]);
+      await bench.close();
+    });
+  });
+
+  it('works in place, on rows that lie apart, and leaves what lies between', async () => {
+    const bench = new OpBench();
+    const values = randomValues(3 * 40, 6, 40);
+    const wide = bench.float('float32', [3, 40], values);
+    bench.run(() => {
+      const view = narrow(wide, 1, 3, 20);
+      expect(softCap(view, 30, view)).toBe(view);
+    });
+    const expected = values.map((v, i) => (i % 40 >= 3 && i % 40 < 23 ? 30 * Math.tanh(v / 30) : v));
+    expect(worstRelative(await bench.values(wide), expected, 1e-7)).toBeLessThan(ACTIVATION_TOLERANCE.float32);
+    await bench.close();
+  });
+
+  it.each([0, -1, NaN, Infinity])('refuses the cap %p', async (cap) => {
+    const bench = new OpBench();
+    const x = bench.float('float32', [1, 4], randomValues(4, 1));
+    expect(() => bench.run(() => softCap(x, cap))).toThrow(expect.objectContaining({ code: 'ERR_KVASIR_TENSOR' }));
+    await bench.close();
   });
 });
 

@@ -1,4 +1,4 @@
-import { geluAndMul, geluTanhAndMul, gelu, geluTanh, relu, silu, siluAndMul } from '../../../lib/ops/activation';
+import { geluAndMul, geluTanhAndMul, gelu, geluTanh, relu, scale, silu, siluAndMul, softCap } from '../../../lib/ops/activation';
 import type { Tensor } from '../../../lib/tensor/tensor';
 import type { FloatType } from '../harness';
 
@@ -38,6 +38,15 @@ export const ACTIVATION_CASES: readonly ActivationCase[] = [
   { name: 'gelu', op: gelu, gated: false, reference: geluReference },
   { name: 'geluTanh', op: geluTanh, gated: false, reference: geluTanhReference },
   { name: 'relu', op: relu, gated: false, reference: (x) => Math.max(x, 0) },
+];
+
+/** Functions with a parameter. The values of x spread over `spread`. */
+export const PARAMETER_CASES: readonly (Omit<ActivationCase, 'gated'> & { readonly spread: number })[] = [
+  { name: 'scale by 0.25', op: (x) => scale(x, 0.25), reference: (x) => x * 0.25, spread: 3 },
+  { name: 'scale by -60', op: (x) => scale(x, -60), reference: (x) => x * -60, spread: 3 },
+  { name: 'softCap 30 of small values', op: (x) => softCap(x, 30), reference: (x) => 30 * Math.tanh(x / 30), spread: 1 },
+  { name: 'softCap 30 of logits', op: (x) => softCap(x, 30), reference: (x) => 30 * Math.tanh(x / 30), spread: 40 },
+  { name: 'softCap 0.5', op: (x) => softCap(x, 0.5), reference: (x) => 0.5 * Math.tanh(x / 0.5), spread: 1 },
 ];
 
 /** [numTokens, size of out]. */
