@@ -6,11 +6,15 @@ import type { LinearMethod, LinearWeights, LinearWeightSpec } from './method';
 
 /** Weights in the model's dtype, [out, in], packed for the backend when they are complete (vllm UnquantizedLinearMethod). */
 export class UnquantizedLinearMethod implements LinearMethod {
+  readonly fullPrecision = true;
+
+  readonly isUnquantized = true;
+
   createWeights(spec: LinearWeightSpec): LinearWeights {
     const rows = spec.outputPartitionSizes.reduce((a, b) => a + b, 0);
     const weight = new Parameter(`${spec.prefix}.weight`, [rows, spec.inputSizePerPartition], spec.dtype, {
       sources: spec.sources('weight'),
-      weightLoader: spec.weightLoader,
+      weightLoader: spec.loader({ outputDim: 0, inputDim: 1 }),
       outputDim: 0,
       inputDim: 1,
       paddedRows: canPackLinear(spec.dtype, spec.inputSizePerPartition) ? -rows & (PACK_ROWS - 1) : 0,

@@ -5,7 +5,7 @@ import { expectCode } from '../fixtures/expect-error';
 describe('quantizationFromCheckpoint', () => {
   it.each([null, undefined])('%p: every layer in the model dtype', (raw) => {
     const config = quantizationFromCheckpoint(raw);
-    for (const kind of ['linear', 'lm_head', 'embedding'] as const) expect(config.getQuantMethod(kind, 'x')).toBeInstanceOf(UnquantizedLinearMethod);
+    for (const kind of ['linear', 'lm_head', 'embedding'] as const) expect(config.getQuantMethod({ kind, className: 'Linear', parts: ['x'] }, 'x')).toBeInstanceOf(UnquantizedLinearMethod);
   });
 
   it.each(['zipnn', 'constructor', '__proto__', 'toString'])('refuses the method %p by name', async (name) => {

@@ -1,0 +1,82 @@
+import type { Parameter } from '../nn/parameter';
+import { repackInt4, repackInt8, unpackZeros } from '../ops/quant';
+import { fill } from '../ops/copy';
+import type { Tensor } from '../tensor/tensor';
+import { unsupported } from './config-fields';
+import { reorderInputs } from './group-order';
+import { checkPacking } from './gptq';
+import { IntWeights } from './int-weights';
+import type { LinearMethod, LinearWeights, LinearWeightSpec, RunOps } from './method';
+
+export interface PackedIntOptions {
+  readonly bits: 4 | 8;
+  /** -1: one scale per output, or per part. */
+  readonly groupSize: number;
+  readonly symmetric: boolean;
+  /** Groups are of inputs of like importance; weight_g_idx says which (actorder "group"). */
+  readonly ordered: boolean;
+}
+
+/** Linear layers of compressed-tensors' pack-quantized format (W4A16, W8A16). */
+export class PackedIntLinearMethod implements LinearMethod {
+  constructor(private readonly options: PackedIntOptions) {}
+
+  createWeights(spec: LinearWeightSpec): LinearWeights {
+    if (this.options.ordered && spec.inputSizePerPartition !== spec.inputSize)
+      throw unsupported(`${spec.prefix}: actorder "group" does not go with inputs that are cut over ranks: each rank would have parts of all groups`);
+    return new PackedIntWeights(spec, this.options);
+  }
+}
+
+/** weight_packed [out, in / pack], weight_scale [out, groups], weight_zero_point [out / 8, groups], weight_shape [2]; pack is 8 or 4. */
+class PackedIntWeights implements LinearWeights {
+  readonly tensors: Record<string, Parameter>;
+  private readonly ints: IntWeights;
+  private readonly words: Parameter;
+  private readonly scales: Parameter;
+  private readonly zeros: Parameter | null;
+  private readonly groupIndex: Parameter | null;
+
+  constructor(
+    private readonly spec: LinearWeightSpec,
+    private readonly options: PackedIntOptions,
+  ) {
+    const { bits, groupSize, symmetric, ordered } = options;
+    const pack = 32 / bits;
+    const ints = (this.ints = new IntWeights(spec, { bits, groupSize, hasZeros: !symmetric }));
+    this.tensors = ints.tensors;
+    const { rows, inputs, groups } = ints.shape;
+    const parts = spec.outputPartitionSizes.length;
+    const cut = groupSize === -1 ? {} : { inputDim: 1, inputUnit: groupSize };
+    this.words = ints.source('weight_packed', [rows, inputs / pack], 'int32', spec.loader({ outputDim: 0, inputDim: 1, inputUnit: pack }));
+    this.scales = ints.scaleSource('weight_scale', [rows, groups], spec.loader({ outputDim: 0, ...cut, scalarFills: groupSize === -1 }));
+    if (!symmetric) checkPacking(spec, pack);
+    const dummy = (t: Tensor): void => fill(t, 0x88888888 | 0);
+    this.zeros = symmetric ? null : ints.source('weight_zero_point', [rows / pack, groups], 'int32', spec.loader({ outputDim: 0, outputUnit: pack, ...cut }), { dummy });
+    const identity = (t: Tensor): void => t.write(Int32Array.from({ length: t.numel }, (_, i) => Math.floor((i % inputs) / groupSize)));
+    this.groupIndex = ordered ? ints.source('weight_g_idx', [parts, inputs], 'int32', spec.loader({ perPart: true, inputDim: 0 }), { dummy: identity }) : null;
+    ints.source('weight_shape', [parts, 2], 'int64', spec.loader({ perPart: true }), { optional: true }); // says what the layer knows
+  }
+
+  async processAfterLoading(run: RunOps): Promise<void> {
+    const { ints, words, zeros, groupIndex } = this;
+    const { rows, inputs } = ints.shape;
+    const perWord = 32 / this.options.bits;
+    if (groupIndex) {
+      const packed = { rows, rowStep: inputs / perWord, wordStep: 1, perWord };
+      const order = await reorderInputs(this.spec.prefix, groupIndex, words, this.options.groupSize, packed);
+      if (order) this.tensors.order = order;
+    }
+    run(() => {
+      if (perWord === 8) repackInt4(ints.take('weight', words), words.tensor, 'compressed');
+      else repackInt8(ints.take('weight', words), words.tensor, 'compressed');
+      if (zeros) unpackZeros(ints.take('zeros', zeros), zeros.tensor, 'compressed');
+      ints.takeScales(this.scales, false);
+      ints.pack();
+    });
+  }
+
+  apply(x: Tensor, bias: Tensor | null, outputDtype?: 'float32'): Tensor {
+    return this.ints.apply(x, bias, outputDtype);
+  }
+}
