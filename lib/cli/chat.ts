@@ -14,7 +14,7 @@ const PROMPT = '> ';
  * none runs; elsewhere it ends the chat.
  */
 export async function chat(model: string, given: Readonly<Record<string, unknown>>, io: CliIo): Promise<void> {
-  const llm = await interruptible((signal) => openModel(engineArgs(model, given, ['seed']), signal, io));
+  const llm = await interruptible((signal) => openModel(engineArgs(model, given, ['seed']), given, signal, io));
   try {
     await converse(llm, samplingParams(given, llm.getDefaultSamplingParams()), systemMessages(given.system), io);
   } finally {

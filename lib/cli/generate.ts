@@ -14,7 +14,7 @@ export async function generate(model: string, given: Readonly<Record<string, unk
   // Read first: a bad line should not cost the time of loading a model.
   const requests = given.input === undefined ? [{ prompt: { prompt: String(given.prompt) }, params: {} }] : await readInputFile(String(given.input));
   await interruptible(async (signal) => {
-    const llm = await openModel(engineArgs(model, given, ['seed']), signal, io);
+    const llm = await openModel(engineArgs(model, given, ['seed']), given, signal, io);
     try {
       const defaults = samplingParams(given, llm.getDefaultSamplingParams());
       const params = requests.map((request) => ({ ...defaults, ...request.params }));

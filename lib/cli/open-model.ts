@@ -1,10 +1,12 @@
 import { LLM } from '../index';
 import type { EngineArgs } from '../config/options';
 import type { CliIo } from './io';
+import { loadPlugins } from './plugins';
 import { createProgress } from './progress';
 
-/** Loads a model and shows how far that is. */
-export async function openModel(args: EngineArgs, signal: AbortSignal, io: CliIo): Promise<LLM> {
+/** Loads the plugins that the command line named, then the model, and shows how far that is. */
+export async function openModel(args: EngineArgs, given: Readonly<Record<string, unknown>>, signal: AbortSignal, io: CliIo): Promise<LLM> {
+  await loadPlugins(given);
   const progress = createProgress(io);
   try {
     return await LLM.create({ ...args, signal, onProgress: ({ stage, loaded, total }) => progress.update(stage, loaded, total) });

@@ -4,6 +4,7 @@ import { Command } from 'commander';
 import { addEngineOptions } from './engine-options';
 import type { CliIo } from './io';
 import { integer } from './numbers';
+import { addPluginOption } from './plugins';
 import { addSamplingOptions } from './sampling-options';
 
 // Commands are required when they run, not before: `kvasir --help` must not load the engine.
@@ -48,7 +49,7 @@ function addGenerate(program: Command, io: CliIo): void {
     .option('--json', 'Print one JSON object for each request, in the order of the input, and nothing else.');
   addSamplingOptions(withVerbose(command), true);
   // --seed is the request's here: an engine seed would change nothing for requests that have one.
-  addEngineOptions(command, ['seed']);
+  addPluginOption(addEngineOptions(command, ['seed']));
   command.action(async (model: string, given: Given) => {
     if ((given.prompt === undefined) === (given.input === undefined)) {
       command.error('error: expected exactly one of --prompt and --input', { exitCode: 2 });
@@ -64,7 +65,7 @@ function addChat(program: Command, io: CliIo): void {
     .description('Talk with a model; one message a line when stdin is no terminal. /reset forgets, /exit ends.')
     .option('--system <text>', 'System message that every conversation begins with.');
   addSamplingOptions(withVerbose(command), false);
-  addEngineOptions(command, ['seed']);
+  addPluginOption(addEngineOptions(command, ['seed']));
   command.action(async (model: string, given: Given) => {
     const { chat } = require('./chat') as typeof import('./chat');
     await chat(model, given, io);
@@ -89,7 +90,7 @@ function addBench(program: Command, io: CliIo): void {
     .option('--num-prompts <n>', 'Requests.', integer(1), 64);
   for (const command of [latency, throughput]) {
     withVerbose(command.option('--json', 'Print the result as one JSON object.'));
-    addEngineOptions(command);
+    addPluginOption(addEngineOptions(command));
   }
   latency.action(async (model: string, given: Given) => {
     const { benchLatency } = require('./bench') as typeof import('./bench');

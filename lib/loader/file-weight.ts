@@ -1,5 +1,6 @@
 import type { DType } from '../config/vllm';
 import type { LoadedWeight } from '../nn/parameter';
+import { transposed } from '../nn/weight-views';
 import { DTYPE_BYTES } from '../tensor/dtype';
 import { loadFromFile } from '../tensor/file';
 import { contiguousStrides, numElements, type Tensor } from '../tensor/tensor';
@@ -33,6 +34,10 @@ export class FileWeight implements LoadedWeight {
     shape[dim] = length;
     const offset = this.byteOffset + start * this.strides[dim]! * DTYPE_BYTES[this.dtype];
     return new FileWeight(this.name, this.dtype, shape, this.fd, offset, this.strides);
+  }
+
+  transpose(): LoadedWeight {
+    return transposed(this);
   }
 
   copyInto(dest: Tensor): void {

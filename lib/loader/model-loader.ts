@@ -1,7 +1,9 @@
 import type { VllmConfig } from '../config/vllm';
 import type { TextGenerationModel } from '../models/interfaces';
-import { resolveModelClass } from '../models/registry';
+import { initRegisteredModel } from '../models/registry';
 import { fillDummy } from '../nn/dummy-weights';
+import { checkAllLoaded, loadWeights } from '../nn/load-weights';
+import type { CheckpointTypes } from '../quantization/checkpoint-types';
 import { quantizationFromCheckpoint } from '../quantization/registry';
 import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
@@ -17,11 +19,39 @@ export interface LoadModelOptions {
 const PROGRESS_STEPS = 100;
 const PROGRESS_MIN_BYTES = 1 << 20;
 
-/** Builds the model of a configuration: modules and shapes, no memory. Attention layers register themselves. */
+/**
+ * Builds the model of a configuration: modules and shapes, no memory. Attention layers register themselves.
+ * @throws KvasirError ERR_KVASIR_UNSUPPORTED_MODEL, ERR_KVASIR_REGISTRY, ERR_KVASIR_UNSUPPORTED, ERR_KVASIR_QUANTIZATION, ERR_KVASIR_LAYER
+ */
 export function buildModel(vllmConfig: VllmConfig): TextGenerationModel {
-  const ModelClass = resolveModelClass(vllmConfig.model.architectures);
   const quantization = quantizationFromCheckpoint(vllmConfig.quantization);
-  return new ModelClass({ ...vllmConfig, quantization }, '');
+  const model = initRegisteredModel({ ...vllmConfig, quantization }, '', vllmConfig.model.architectures);
+  try {
+    quantization.checkModel?.(Array.from(model.modules(), (module) => module.prefix));
+  } catch (error) {
+    disposeModel(model);
+    throw error;
+  }
+  return model;
+}
+
+/**
+ * The configuration with its quantization read. Recipes of AWQ and GPTQ need not say which layers they left out: then the
+ * types of the checkpoint's tensors do, which {@link buildModel} alone does not look at.
+ */
+export async function resolveQuantization(vllmConfig: VllmConfig): Promise<VllmConfig> {
+  if (vllmConfig.quantization === null) return vllmConfig;
+  const types = vllmConfig.load.loadFormat === 'dummy' ? null : await readCheckpointTypes(vllmConfig.model.modelPath);
+  return { ...vllmConfig, quantization: quantizationFromCheckpoint(vllmConfig.quantization, types) };
+}
+
+async function readCheckpointTypes(modelPath: string): Promise<CheckpointTypes> {
+  const checkpoint = await openCheckpoint(modelPath);
+  try {
+    return new Map(Array.from(checkpoint.tensors.values(), ({ name, safetensorsDtype }) => [name, safetensorsDtype]));
+  } finally {
+    await checkpoint.close();
+  }
 }
 
 /** Bytes that the parameters and buffers of a model take. */
@@ -46,17 +76,25 @@ export async function loadModel(model: TextGenerationModel, vllmConfig: VllmConf
     for (const param of model.parameters()) param.allocate(device);
     for (const buffer of model.buffers()) buffer.allocate(device);
     inScope(scope, () => {
-      if (checkpoint) model.loadWeights(weightsOf(checkpoint, device, fences, options));
+      if (checkpoint) loadInto(model, weightsOf(checkpoint, device, fences, options));
       else [...model.parameters()].forEach((param, index) => fillDummy(param, vllmConfig.seed * 1_000_003 + index));
     });
     fences.push(device.synchronize());
     await Promise.all(fences);
+    for (const module of model.modules()) await module.processWeightsAfterLoading();
   } finally {
     await Promise.allSettled([...fences, device.synchronize()]);
     scope.dispose();
     await checkpoint?.close();
   }
   if (checkpoint) options.onProgress?.(checkpoint.totalBytes, checkpoint.totalBytes);
+}
+
+/** By the model's own method, where it has one; then nothing may be missing. */
+function loadInto(model: TextGenerationModel, weights: Iterable<FileWeight>): void {
+  if (model.loadWeights) model.loadWeights(weights);
+  else loadWeights(model, weights);
+  checkAllLoaded(model);
 }
 
 /** Every tensor of a checkpoint; progress is reported as the reads complete. */

@@ -1,3 +1,4 @@
+import { KvasirError } from '../utils/errors';
 import { ConstantBuffer, Parameter } from './parameter';
 
 /**
@@ -20,8 +21,18 @@ export abstract class Module {
     yield* this.members((value): value is Parameter => value instanceof Parameter);
   }
 
+  /** Parameters by their full name, as a loading loop of one's own needs them. */
+  namedParameters(): Map<string, Parameter> {
+    return new Map(Array.from(this.parameters(), (param) => [param.name, param]));
+  }
+
   *buffers(): Generator<ConstantBuffer> {
     yield* this.members((value): value is ConstantBuffer => value instanceof ConstantBuffer);
+  }
+
+  /** Called once by the loader after every weight was read, one module after the other: the place to repack weights. */
+  processWeightsAfterLoading(): void | Promise<void> {
+    // most modules use their weights as they are read
   }
 
   private *members<T extends object>(is: (value: unknown) => value is T): Generator<T> {
@@ -49,6 +60,13 @@ function valuesIn(value: unknown): unknown[] {
 /** `prefix.name`, or `name` at the root. */
 export function maybePrefix(prefix: string, name: string): string {
   return prefix ? `${prefix}.${name}` : name;
+}
+
+/** The number of the layer that a module belongs to: the only number in `model.layers.3.mlp` (vllm extract_layer_index). */
+export function extractLayerIndex(prefix: string): number {
+  const numbers = prefix.split('.').filter((part) => /^\d+$/.test(part));
+  if (numbers.length !== 1) throw new KvasirError('ERR_KVASIR_LAYER', `the prefix "${prefix}" must hold the number of one layer`);
+  return Number(numbers[0]);
 }
 
 /** `numLayers` modules with the prefixes `prefix.0`, `prefix.1`, ... (vllm make_layers). */

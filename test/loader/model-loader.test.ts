@@ -139,7 +139,7 @@ describe('loadModel', () => {
         const rows = within(() => {
           const ids = temporary.allocate([2], 'int32');
           ids.write(Int32Array.of(63, 1));
-          return model.embedInputIds(ids);
+          return model.embedInputIds!(ids);
         });
         expect(Array.from((await rows.read()) as Float32Array)).toEqual([63, 1].flatMap((id) => Array.from({ length: 16 }, (_, i) => id * 16 + i)));
       });
