@@ -18,4 +18,9 @@ export interface AttentionMetadata {
   readonly blockTable: Tensor;
   /** int32 [numSeqs]: the row of blockTable of each request of the step. */
   readonly seqRows: Tensor;
+  /**
+   * With several KV cache groups: the step as the layers of each group see it. Only slotMapping and blockTable differ; those above are
+   * the first group's.
+   */
+  readonly groups?: readonly AttentionMetadata[];
 }

@@ -11,6 +11,9 @@ export interface NativeOps {
   // norm
   rmsNorm(out: Row, x: Row, weight: Row, eps: number, gemma: boolean): void;
   addRmsNorm(out: Row, x: Row, residual: Row, weight: Row, eps: number, gemma: boolean): void;
+  layerNorm(out: Row, x: Row, weight: Row, bias: OptionalRow, eps: number): void;
+  addLayerNorm(out: Row, x: Row, residual: Row, weight: Row, bias: OptionalRow, eps: number): void;
+  add(out: Row, x: Row, y: Row): void;
   // copy
   copy(out: Row, x: Row): void;
   gatherRows(out: Row, x: Row, indices: Row): void;
@@ -28,9 +31,37 @@ export interface NativeOps {
   gelu(out: Row, x: Row): void;
   geluTanh(out: Row, x: Row): void;
   relu(out: Row, x: Row): void;
+  scale(out: Row, x: Row, factor: number): void;
+  softCap(out: Row, x: Row, cap: number): void;
   // gemm
   packLinear(weight: Row): void;
   linear(out: Row, x: Row, weight: Row, bias: OptionalRow): void;
+  // quant
+  repackInt4(out: Row, source: Row, format: number): void;
+  unpackZeros(out: Row, source: Row, format: number): void;
+  repackInt8(out: Row, source: Row, format: number): void;
+  packInt4(weight: Row, scales: Row, zeros: OptionalRow): void;
+  packInt8(weight: Row, scales: Row): void;
+  packFp8(weight: Row): void;
+  linearInt4(out: Row, x: Row, weight: Row, scales: Row, zeros: OptionalRow, bias: OptionalRow, dynamicActivation: boolean): void;
+  linearInt8(out: Row, x: Row, weight: Row, scales: Row, bias: OptionalRow, dynamicActivation: boolean): void;
+  linearFp8(
+    out: Row,
+    x: Row,
+    weight: Row,
+    scales: Row,
+    bias: OptionalRow,
+    blockN: number,
+    blockK: number,
+    activation: number,
+    inputScale: number,
+  ): void;
+  quantizeFp8(weight: Row, scales: Row, source: Row): void;
+  // moe
+  moeRouting(outWeights: Row, outExperts: Row, logits: Row, renormalize: boolean): void;
+  moeAlign(outBlocks: Row, experts: Row, numExperts: number): void;
+  moeLinear(out: Row, x: Row, weights: Row, blocks: Row): void;
+  moeCombine(out: Row, x: Row, weights: Row, experts: Row, numExperts: number): void;
   // cache, attention
   kvCacheWrite(kvCache: Row, k: Row, v: Row, slotMapping: Row): void;
   pagedAttention(
@@ -85,6 +116,19 @@ export interface NativeDevice {
   raise(stream: number, where: 0 | 1): void;
 }
 
+/** Nodes of a CUDA graph by kind. A straight line of kernels, each after the one before, is what the driver launches fastest. */
+export interface GraphInfo {
+  readonly nodes: number;
+  readonly kernels: number;
+  readonly copies: number;
+  readonly memsets: number;
+  readonly others: number;
+  readonly edges: number;
+  /** Edges that let a kernel start before its predecessor ends. */
+  readonly early: number;
+  readonly straightLine: boolean;
+}
+
 /** What the addon knows of CUDA; graphs and memory exist only in builds with the backend. */
 export interface NativeCuda {
   cudaInfo(): {
@@ -97,10 +141,15 @@ export interface NativeCuda {
   deviceMemory(stream: number): { free: number; total: number };
   beginCapture(stream: number): void;
   endCapture(stream: number): number;
+  /** Ends a capture that failed; never throws for what went wrong in it. */
+  discardCapture(stream: number): void;
+  graphInfo(stream: number, graph: number): GraphInfo;
   launchGraph(stream: number, graph: number): void;
   destroyGraph(stream: number, graph: number): void;
-  configureGemm(stream: number, useCublasLt: boolean, cublasLtPath: string, batchInvariant: boolean, tune: boolean): void;
+  configureGemm(stream: number, useCublasLt: boolean, cublasLtPath: string, batchInvariant: boolean, tune: boolean, planFolder: string): void;
   gemmReport(stream: number): string;
+  /** Whether cuBLASLt can be loaded, its version and path, or where it was looked for. */
+  findCublasLt(): { found: boolean; report: string };
 }
 
 export type NativeBinding = NativeOps & NativeDevice & NativeCuda;

@@ -1,5 +1,5 @@
 import { loadBinding, wrapNativeError } from '../binding/load';
-import type { NativeCuda } from '../binding/native';
+import type { GraphInfo, NativeCuda } from '../binding/native';
 import type { DeviceType, DType } from '../config/vllm';
 import { DTYPE_BYTES } from './dtype';
 import { checkShape } from './table';
@@ -33,6 +33,8 @@ export interface GemmOptions {
   readonly batchInvariant?: boolean;
   /** Time the library's kernels when a shape is first seen. */
   readonly tune?: boolean;
+  /** Folder where these timings are kept for other processes; null: nowhere. */
+  readonly planFolder?: string | null;
 }
 
 /** A device of this thread: one in-order stream of work, and the memory allocated on it. */
@@ -93,6 +95,16 @@ export class Device {
     return native((b) => b.endCapture(this.stream));
   }
 
+  /** Ends a capture that failed: nothing is left of it, and work runs again when it is queued. */
+  discardCapture(): void {
+    native((b) => b.discardCapture(this.stream));
+  }
+
+  /** What a graph is made of. */
+  graphInfo(graph: number): GraphInfo {
+    return native((b) => b.graphInfo(this.stream, graph));
+  }
+
   launchGraph(graph: number): void {
     native((b) => b.launchGraph(this.stream, graph));
   }
@@ -103,8 +115,8 @@ export class Device {
 
   /** How linear layers of a CUDA device are computed from now on; graphs captured before keep their kernels. */
   configureGemm(options: GemmOptions): void {
-    const { useCublasLt = true, cublasLtPath = '', batchInvariant = false, tune = true } = options;
-    native((b) => b.configureGemm(this.stream, useCublasLt, cublasLtPath, batchInvariant, tune));
+    const { useCublasLt = true, cublasLtPath = '', batchInvariant = false, tune = true, planFolder } = options;
+    native((b) => b.configureGemm(this.stream, useCublasLt, cublasLtPath, batchInvariant, tune, planFolder ?? ''));
   }
 
   /** Whether a CUDA device uses cuBLASLt and from where, or where it was looked for. */

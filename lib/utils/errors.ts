@@ -17,6 +17,7 @@ export const ERRORS = {
   ERR_KVASIR_UNSUPPORTED: { status: 400, summary: 'A feature that the model or request asks for is not implemented.' },
   ERR_KVASIR_CHECKPOINT: { status: 400, summary: 'A safetensors file or its index is damaged or unsafe.' },
   ERR_KVASIR_WEIGHTS: { status: 400, summary: 'Names or shapes of the checkpoint do not match those of the model.' },
+  ERR_KVASIR_QUANTIZATION: { status: 400, summary: "The checkpoint's quantization_config is not valid, contradicts itself, or does not fit the model." },
   ERR_KVASIR_TOKENIZER: { status: 400, summary: 'The tokenizer is missing, damaged or of an unsupported kind.' },
   ERR_KVASIR_CHAT_TEMPLATE: { status: 400, summary: 'The chat template is missing, fails, or exceeds its limits.' },
   ERR_KVASIR_REGISTRY: { status: 400, summary: 'A model registration is not valid.' },

@@ -12,6 +12,8 @@ void registerActivation(Napi::Env env, Napi::Object exports) {
   op<ops::gelu>(env, exports, "gelu");
   op<ops::geluTanh>(env, exports, "geluTanh");
   op<ops::relu>(env, exports, "relu");
+  op<ops::scale>(env, exports, "scale");
+  op<ops::softCap>(env, exports, "softCap");
 }
 
 }  // namespace kvasir::addon

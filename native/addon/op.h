@@ -82,7 +82,7 @@ void op(Napi::Env env, Napi::Object exports, const char* name) {
 }
 
 // One list per op family, called by addon/module.cc; a family adds its name here.
-#define KVASIR_FAMILIES(X) X(Norm) X(Copy) X(Rope) X(Activation) X(Embedding) X(Sampling) X(Gemm) X(Cache) X(Attention)
+#define KVASIR_FAMILIES(X) X(Norm) X(Copy) X(Rope) X(Activation) X(Embedding) X(Sampling) X(Gemm) X(Quant) X(Cache) X(Attention) X(Moe)
 #define KVASIR_DECLARE(family) void register##family(Napi::Env env, Napi::Object exports);
 KVASIR_FAMILIES(KVASIR_DECLARE)
 #undef KVASIR_DECLARE

@@ -12,6 +12,11 @@ namespace kvasir::cuda {
 void rmsNorm(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, double eps, bool gemma);
 void addRmsNorm(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight, double eps, bool gemma);
 
+// layer_norm.cu, add.cu
+void layerNorm(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias, double eps);
+void addLayerNorm(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight, const MaybeTensor& bias, double eps);
+void add(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& y);
+
 // copy.cu
 void copy(CudaStream& stream, const Tensor& out, const Tensor& x);
 void gatherRows(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& indices);
@@ -21,7 +26,7 @@ void fill(CudaStream& stream, const Tensor& out, double value);
 void fillRandom(CudaStream& stream, const Tensor& out, int64_t seed, double scale);
 void loadFromFile(CudaStream& stream, const Tensor& out, const FileView& source);
 
-// rope.cu, activation.cu, embedding.cu, cache.cu
+// rope.cu, activation.cu, soft_cap.cu, embedding.cu, cache.cu
 void rope(CudaStream& stream, const Tensor& positions, const Tensor& q, const MaybeTensor& k, const Tensor& cosSin, bool isNeox);
 void siluAndMul(CudaStream& stream, const Tensor& out, const Tensor& x);
 void geluAndMul(CudaStream& stream, const Tensor& out, const Tensor& x);
@@ -30,12 +35,35 @@ void silu(CudaStream& stream, const Tensor& out, const Tensor& x);
 void gelu(CudaStream& stream, const Tensor& out, const Tensor& x);
 void geluTanh(CudaStream& stream, const Tensor& out, const Tensor& x);
 void relu(CudaStream& stream, const Tensor& out, const Tensor& x);
+void scale(CudaStream& stream, const Tensor& out, const Tensor& x, double factor);
+void softCap(CudaStream& stream, const Tensor& out, const Tensor& x, double cap);
 void embedding(CudaStream& stream, const Tensor& out, const Tensor& weight, const Tensor& ids, int64_t vocabStart);
 void kvCacheWrite(CudaStream& stream, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping);
 
 // gemm/
 void packLinear(CudaStream& stream, const Tensor& weight);
 void linear(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const MaybeTensor& bias);
+
+// quant/
+void repackInt4(CudaStream& stream, const Tensor& out, const Tensor& source, int64_t format);
+void unpackZeros(CudaStream& stream, const Tensor& out, const Tensor& source, int64_t format);
+void repackInt8(CudaStream& stream, const Tensor& out, const Tensor& source, int64_t format);
+void packInt4(CudaStream& stream, const Tensor& weight, const Tensor& scales, const MaybeTensor& zeros);
+void packInt8(CudaStream& stream, const Tensor& weight, const Tensor& scales);
+void packFp8(CudaStream& stream, const Tensor& weight);
+void linearInt4(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales, const MaybeTensor& zeros,
+                const MaybeTensor& bias, bool dynamicActivation);
+void linearInt8(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales, const MaybeTensor& bias,
+                bool dynamicActivation);
+void linearFp8(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales, const MaybeTensor& bias,
+               int64_t blockN, int64_t blockK, int64_t activation, double inputScale);
+void quantizeFp8(CudaStream& stream, const Tensor& weight, const Tensor& scales, const Tensor& source);
+
+// moe/
+void moeRouting(CudaStream& stream, const Tensor& outWeights, const Tensor& outExperts, const Tensor& logits, bool renormalize);
+void moeAlign(CudaStream& stream, const Tensor& outBlocks, const Tensor& experts, int64_t numExperts);
+void moeLinear(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weights, const Tensor& blocks);
+void moeCombine(CudaStream& stream, const Tensor& out, const Tensor& x, const Tensor& weights, const Tensor& experts, int64_t numExperts);
 
 // attention/
 void pagedAttention(CudaStream& stream, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,

@@ -85,7 +85,7 @@ describe('docs/', () => {
   });
 
   test('links between pages lead to files', () => {
-    const pages = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', ...treeFiles('docs', /\.md$/), 'examples/models/kvasir-tales-5m/README.md'];
+    const pages = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', ...treeFiles('docs', /\.md$/), 'examples/models/kvasir-tales-5m/README.md', 'examples/custom-model/README.md'];
     const broken = pages.flatMap((file) =>
       [...fs.readFileSync(path.join(ROOT, file), 'utf8').matchAll(/\]\((?!https?:|#)([^)#\s]+)/g)]
         .map(([, target]) => path.posix.join(path.posix.dirname(file), target!))

@@ -40,6 +40,13 @@ describe('the scripts', () => {
     expect(result).toMatchObject({ status: 1, stderr: 'error: CUDA architectures are a list like "80-real,90a-real"; received "hopper".\n' });
   });
 
+  test('names architectures as nvcc does', () => {
+    const { codeOptions } = require('../../scripts/build-cuda.js') as { codeOptions(arch: string): string[] };
+    expect(codeOptions('90a-real')).toEqual(['-gencode=arch=compute_90a,code=sm_90a']);
+    expect(codeOptions('80-virtual')).toEqual(['-gencode=arch=compute_80,code=compute_80']);
+    expect(codeOptions('89')).toEqual(['-gencode=arch=compute_89,code=sm_89', '-gencode=arch=compute_89,code=compute_89']);
+  });
+
   test('without nvcc, the CUDA build says so', () => {
     const result = node(['-p', "require('./scripts/toolchain.js').findCuda().problem"], { PATH: os.tmpdir() });
     expect(result.stdout).toBe('there is no nvcc on PATH (it comes with the CUDA toolkit)\n');
@@ -54,6 +61,29 @@ describe('the scripts', () => {
     expect(decodeStepBytes(config, 0, 0)).toBe(2 * parameters);
     const kvBytesPerToken = 2 * 2 * 8 * config.head_dim * config.num_hidden_layers;
     expect(decodeStepBytes(config, 3, 100) - decodeStepBytes(config, 0, 0)).toBe(300 * kvBytesPerToken);
+  });
+
+  describe('sanitize-gpu.js', () => {
+    const { verdict } = require('../../scripts/sanitize-gpu.js') as { verdict(output: string, code: number | null): string | null };
+
+    test.each([
+      ['========= ERROR SUMMARY: 0 errors\n', 0, null],
+      ['x\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n', 0, null],
+      ['========= ERROR SUMMARY: 0 errors\n', null, /ran out of time/],
+      ['========= ERROR SUMMARY: 0 errors\n', 1, /exit code 1/],
+      ['========= ERROR SUMMARY: 12 errors\n', 86, /found errors: 12 errors/],
+      ['========= ERROR SUMMARY: 12 errors\n', 0, /found errors: 12 errors/],
+      ['========= RACECHECK SUMMARY: 3 hazards displayed (3 errors, 0 warnings)\n', 0, /found errors: 3 hazards/],
+      ['the program ran\n', 0, /no summary/],
+    ])('%j with exit code %s: %s', (output, code, expected) => {
+      if (expected === null) expect(verdict(output, code)).toBeNull();
+      else expect(verdict(output, code)).toMatch(expected);
+    });
+
+    test('a tool that does not exist is one line and 1', () => {
+      const result = node(['scripts/sanitize-gpu.js', '--tools', 'leakcheck'], {});
+      expect(result).toMatchObject({ status: 1, stderr: 'error: --tools must be a list of memcheck, racecheck, initcheck, synccheck; received "leakcheck".\n' });
+    });
   });
 
   test('the install hook does nothing in a clone', () => {
