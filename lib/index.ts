@@ -19,7 +19,7 @@ export type { ChatMessage, TextPart } from './chat/messages';
 export type { EngineArgs } from './config/options';
 export type { VllmConfig } from './config/vllm';
 export type { ModelConfig } from './config/model';
-export type { FinishReason, SchedulerStats } from './core/types';
+export type { FinishReason, KVCacheGroupStats, SchedulerStats } from './core/types';
 export type { Tokenizer } from './tokenizer/tokenizer';
 export { ERRORS, KvasirError, type ErrorCode } from './utils/errors';
 

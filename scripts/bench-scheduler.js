@@ -19,7 +19,7 @@ const NUM_RUNS = 5;
 
 function createScheduler(Scheduler, policy) {
   return new Scheduler({
-    cache: { blockSize: BLOCK_SIZE, numBlocks: null, kvCacheBytes: null, enablePrefixCaching: true, hybridKvCacheManager: true },
+    cache: { blockSize: BLOCK_SIZE, numBlocks: null, kvCacheDtype: 'auto', kvCacheBytes: null, enablePrefixCaching: true, hybridKvCacheManager: true },
     scheduler: { maxNumBatchedTokens: 2048, maxNumSeqs: MAX_NUM_SEQS, enableChunkedPrefill: true, policy },
     maxModelLen: 2048,
     numBlocks: 3 * MAX_NUM_SEQS + 1,

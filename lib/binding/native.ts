@@ -63,7 +63,7 @@ export interface NativeOps {
   moeLinear(out: Row, x: Row, weights: Row, blocks: Row): void;
   moeCombine(out: Row, x: Row, weights: Row, experts: Row, numExperts: number): void;
   // cache, attention
-  kvCacheWrite(kvCache: Row, k: Row, v: Row, slotMapping: Row): void;
+  kvCacheWrite(kvCache: Row, k: Row, v: Row, slotMapping: Row, kScale: number, vScale: number): void;
   pagedAttention(
     out: Row,
     q: Row,
@@ -77,6 +77,8 @@ export interface NativeOps {
     logitsSoftCap: number,
     alibiSlopes: OptionalRow,
     sinks: OptionalRow,
+    kScale: number,
+    vScale: number,
   ): void;
   // embedding
   embedding(out: Row, weight: Row, ids: Row, vocabStart: number): void;

@@ -18,6 +18,7 @@ export interface EngineArgs {
   blockSize?: number | null;
   numKvBlocks?: number | null;
   kvCacheBytes?: number | null;
+  kvCacheDtype?: 'auto' | 'fp8' | 'fp8_e4m3' | null;
   gpuMemoryUtilization?: number | null;
   enablePrefixCaching?: boolean | null;
   hybridKvCacheManager?: boolean | null;
@@ -136,6 +137,10 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
   kvCacheBytes: {
     type: 'integer', default: null, min: 1, max: MAX, group: 'cache',
     help: 'Bytes for the KV cache (default on cpu: the least of 4 GiB, 25% of free memory, and what --max-num-seqs sequences of --max-model-len need).',
+  },
+  kvCacheDtype: {
+    type: 'enum', default: 'auto', choices: ['auto', 'fp8', 'fp8_e4m3'], group: 'cache',
+    help: 'Type of the KV cache; auto: float8_e4m3 when the checkpoint asks for it, else --dtype. fp8 (e4m3) halves its bytes or more, and costs accuracy.',
   },
   gpuMemoryUtilization: {
     type: 'number', default: 0.9, min: 0.01, max: 1, group: 'cache',

@@ -59,6 +59,7 @@ export async function resolveVllmConfig(args: EngineArgs, platform: Platform = C
     cache: {
       blockSize: options.blockSize,
       numBlocks: options.numKvBlocks,
+      kvCacheDtype: options.kvCacheDtype === 'auto' ? 'auto' : 'fp8',
       kvCacheBytes: options.kvCacheBytes,
       gpuMemoryUtilization: options.gpuMemoryUtilization,
       enablePrefixCaching: options.enablePrefixCaching,

@@ -13,6 +13,8 @@ export interface CacheConfig {
   blockSize: number;
   /** Blocks in the pool, the null block (id 0) included; null until the worker has sized the pool. */
   numBlocks: number | null;
+  /** Element type of the cache; auto: what the checkpoint is made for, else the model's. fp8 is float8_e4m3. */
+  kvCacheDtype: 'auto' | 'fp8';
   /** Bytes for the pool when numBlocks is null (CPU). */
   kvCacheBytes: number | null;
   /** Share of the device's memory that the engine may take (CUDA). */

@@ -71,7 +71,7 @@ export class BlockPool {
       throw new KvasirError('ERR_KVASIR_ENGINE_DEAD', `expected KV block ${block.blockId} not to be in the prefix cache yet`);
     }
     block.node = node;
-    node.blocks[block.group]!.add(block);
+    node.add(block);
     this.prefixes.retain(node);
   }
 
@@ -141,13 +141,13 @@ export class BlockPool {
     while (first.parent !== null) first = first.parent;
     // Those who hold on to it may publish more, but find() reaches nothing without its first node, and a new one has no children.
     this.prefixes.unlink(first);
-    for (const blocks of first.blocks) this.withdrawBlocks([...blocks]);
+    this.withdrawBlocks([...first.blocks()]);
   }
 
   /** Empties the prefix cache. Only while no request holds a block; returns whether it was done. */
   resetPrefixCache(): boolean {
     if (this.numFreeBlocks !== this.numUsableBlocks) return false;
-    for (const block of this.blocks) block.node = null;
+    for (const block of this.blocks) block.node = block.prevSame = block.nextSame = null;
     this.prefixes.clear();
     return true;
   }
@@ -160,7 +160,7 @@ export class BlockPool {
   /** Published blocks. O(prefixes): for tests. */
   get numCachedBlocks(): number {
     let count = 0;
-    for (const node of this.prefixes) for (const blocks of node.blocks) count += blocks.size;
+    for (const node of this.prefixes) count += [...node.blocks()].length;
     return count;
   }
 
@@ -183,7 +183,7 @@ export class BlockPool {
       if (block.refCount > 0) held[block.group]!++;
       if (block.node === null) continue;
       published++;
-      if (!block.node.blocks[block.group]!.has(block)) fail(`block ${block.blockId} is published but not found`);
+      if (![...block.node.blocks()].includes(block)) fail(`block ${block.blockId} is published but not found`);
     }
     const used = held.reduce((sum, count) => sum + count, 0);
     if (free.size + used !== this.numUsableBlocks) fail(`${free.size} free + ${used} used is not ${this.numUsableBlocks}`);
@@ -196,7 +196,7 @@ export class BlockPool {
     const { node } = block;
     if (node === null) return;
     block.node = null;
-    node.blocks[block.group]!.delete(block);
+    node.remove(block);
     this.prefixes.release(node);
   }
 

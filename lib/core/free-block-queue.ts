@@ -10,6 +10,9 @@ export class KVCacheBlock {
   node: PrefixNode | null = null;
   /** KV cache group whose layers wrote it last. */
   group = 0;
+  /** Neighbours among the published blocks of its group with the same contents; owned by {@link PrefixNode}. */
+  prevSame: KVCacheBlock | null = null;
+  nextSame: KVCacheBlock | null = null;
   /** Neighbours in the free queue; owned by {@link FreeBlockQueue}. */
   prevFree: KVCacheBlock | null = null;
   nextFree: KVCacheBlock | null = null;

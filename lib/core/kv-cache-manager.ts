@@ -98,6 +98,7 @@ export class KVCacheManager {
     if (!this.readsPrefixCache(request)) return NO_PREFIX;
     request.updateBlockHashes(this.hasher);
     const maxBlocks = Math.floor((request.numTokens - 1) / this.blockSize);
+    if (maxBlocks === 0 || this.pool.prefixes.find(this.prefixKey(request, 0, null)) === null) return NO_PREFIX;
     const nodeAt = (index: number, parent: PrefixNode | null): PrefixNode | null => this.pool.prefixes.find(this.prefixKey(request, index, parent));
     return findCachedPrefix(nodeAt, maxBlocks, { windows: this.windows, blockSize: this.blockSize, nullBlock: this.pool.nullBlock });
   }

@@ -15,8 +15,8 @@ export interface PrefixKey {
  * before them were compared and found equal, so that a node stands for everything up to its end.
  */
 export class PrefixNode {
-  /** Published blocks with these contents by KV cache group, each in the order in which they were published. */
-  readonly blocks: readonly Set<KVCacheBlock>[];
+  /** By KV cache group: the first published block with these contents, at the head of a ring of all, in the order of publishing. */
+  private readonly heads: (KVCacheBlock | null)[];
   /** Prefixes one block longer, published blocks, and requests that hold on to this prefix. */
   uses = 0;
   /** Next node with the same hash. */
@@ -29,13 +29,47 @@ export class PrefixNode {
     readonly extraKey: string | null,
     numGroups: number,
   ) {
-    this.blocks = Array.from({ length: numGroups }, () => new Set<KVCacheBlock>());
+    this.heads = numGroups === 1 ? [null] : new Array<KVCacheBlock | null>(numGroups).fill(null);
   }
 
   /** A published block of a group, or null. */
   block(group: number): KVCacheBlock | null {
-    for (const block of this.blocks[group]!) return block;
-    return null;
+    return this.heads[group]!;
+  }
+
+  add(block: KVCacheBlock): void {
+    const head = this.heads[block.group] ?? null;
+    if (head === null) {
+      this.heads[block.group] = block.nextSame = block.prevSame = block;
+      return;
+    }
+    const last = head.prevSame!;
+    block.prevSame = last;
+    block.nextSame = head;
+    last.nextSame = head.prevSame = block;
+  }
+
+  remove(block: KVCacheBlock): void {
+    const { prevSame, nextSame, group } = block;
+    if (nextSame === block) this.heads[group] = null;
+    else {
+      prevSame!.nextSame = nextSame;
+      nextSame!.prevSame = prevSame;
+      if (this.heads[group] === block) this.heads[group] = nextSame;
+    }
+    block.prevSame = block.nextSame = null;
+  }
+
+  /** All published blocks. */
+  *blocks(): Generator<KVCacheBlock> {
+    for (const head of this.heads) {
+      let block = head;
+      while (block !== null) {
+        const next: KVCacheBlock | null = block.nextSame === head ? null : block.nextSame;
+        yield block;
+        block = next;
+      }
+    }
   }
 }
 

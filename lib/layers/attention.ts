@@ -5,10 +5,12 @@ import type { AttentionLayerSpec, KvCacheSpec, VllmConfig } from '../config/vllm
 import { checkFullName } from '../nn/full-name';
 import { extractLayerIndex, Module } from '../nn/module';
 import { pagedAttention } from '../ops/attention';
-import { kvCacheWrite } from '../ops/cache';
+import { kvCacheWrite, NO_SCALES, type KvScales } from '../ops/cache';
+import { kvCacheDtypeOf, mayHaveKvScales } from '../quantization/kv-cache';
 import { contiguousStrides, Tensor } from '../tensor/tensor';
 import { reshape } from '../tensor/views';
 import { KvasirError } from '../utils/errors';
+import { kvScaleParameters, takeKvScales, type KvScaleParameters } from './kv-scales';
 import { headShard } from './shard';
 
 /** Sizes of attention: whole-model widths for the projections, and what one rank holds. */
@@ -78,9 +80,15 @@ export class Attention extends Module implements AttentionLayerSpec {
   readonly kvCache: Tensor;
   /** Number of the KV cache group whose block table and slots this layer uses; the worker sets it. */
   kvCacheGroup = 0;
+  /** What keys and values of a float8_e4m3 cache are divided by; known once the weights are loaded. */
+  scales: KvScales = NO_SCALES;
+  /** Until the weights are loaded. */
+  private scaleParameters: KvScaleParameters | null;
+  /** A float8_e4m3 cache without scales of its own: what does not fit is cut. */
+  private guessesScales = false;
 
   constructor(
-    vllmConfig: VllmConfig,
+    private readonly vllmConfig: VllmConfig,
     private readonly options: AttentionOptions,
     prefix: string,
   ) {
@@ -95,7 +103,8 @@ export class Attention extends Module implements AttentionLayerSpec {
       throw new KvasirError('ERR_KVASIR_LAYER', `two attention layers have the prefix "${prefix}": every layer needs its full, unique name`);
     vllmConfig.staticForwardContext.set(prefix, this);
     const shape = [0, 2, this.numKvHeads, vllmConfig.cache.blockSize, this.headDim];
-    this.kvCache = Tensor.view(null, vllmConfig.model.dtype, 0, shape, contiguousStrides(shape));
+    this.kvCache = Tensor.view(null, kvCacheDtypeOf(vllmConfig), 0, shape, contiguousStrides(shape));
+    this.scaleParameters = mayHaveKvScales(vllmConfig) ? kvScaleParameters(prefix) : null;
   }
 
   get layerName(): string {
@@ -106,6 +115,26 @@ export class Attention extends Module implements AttentionLayerSpec {
   getKvCacheSpec(): KvCacheSpec {
     const { numKvHeads, headDim, slidingWindow } = this;
     return slidingWindow === null ? { kind: 'full', numKvHeads, headDim } : { kind: 'slidingWindow', numKvHeads, headDim, slidingWindow };
+  }
+
+  /** Takes the scales of a float8_e4m3 cache from the checkpoint (vllm BaseKVCacheMethod.process_weights_after_loading). */
+  override async processWeightsAfterLoading(): Promise<void> {
+    if (this.scaleParameters === null) return;
+    const scales = await takeKvScales(this.prefix, this.scaleParameters);
+    this.scaleParameters = null;
+    if (this.kvCache.dtype !== 'float8_e4m3') return;
+    this.scales = scales ?? NO_SCALES;
+    this.guessesScales = scales === null;
+    if (this.guessesScales) this.warnOfScales();
+  }
+
+  /** Once for all layers of a model. */
+  private warnOfScales(): void {
+    const { staticForwardContext, load } = this.vllmConfig;
+    const first = Array.from(staticForwardContext.values()).find((layer) => layer instanceof Attention && layer.guessesScales);
+    if (first !== this || load.loadFormat === 'dummy') return;
+    const text = 'the KV cache holds float8_e4m3, but the checkpoint has no scales for its keys and values: 1 is used, which may cost accuracy';
+    process.emitWarning(text, { code: 'KVASIR_KV_CACHE_SCALE' });
   }
 
   /**
@@ -120,13 +149,14 @@ export class Attention extends Module implements AttentionLayerSpec {
     const step = attention.groups === undefined ? attention : attention.groups[this.kvCacheGroup]!;
     const { numHeads, scale, logitsSoftCap, alibiSlopes, sinks } = this.options;
     const heads = (x: Tensor, count: number): Tensor => (x.rank === 3 ? x : reshape(x, [x.size(0), count, this.headDim]));
-    kvCacheWrite(this.kvCache, heads(k, this.numKvHeads), heads(v, this.numKvHeads), step.slotMapping);
+    kvCacheWrite(this.kvCache, heads(k, this.numKvHeads), heads(v, this.numKvHeads), step.slotMapping, this.scales);
     const out = pagedAttention(heads(q, numHeads), this.kvCache, step, {
       scale,
       slidingWindow: this.slidingWindow ?? 0,
       logitsSoftCap: logitsSoftCap ?? 0,
       alibiSlopes: alibiSlopes ?? null,
       sinks: sinks ?? null,
+      scales: this.scales,
     });
     return reshape(out, [q.size(0), numHeads * this.headDim]);
   }

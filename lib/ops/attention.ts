@@ -1,4 +1,5 @@
 import type { Tensor } from '../tensor/tensor';
+import { NO_SCALES, type KvScales } from './cache';
 import { call, output } from './run';
 
 /** Which keys belong to which queries; shapes as in AttentionMetadata. */
@@ -19,6 +20,8 @@ export interface PagedAttentionOptions {
   readonly alibiSlopes: Tensor | null;
   /** float32 [numHeads] */
   readonly sinks: Tensor | null;
+  /** Default 1 and 1. */
+  readonly scales?: KvScales;
 }
 
 /**
@@ -30,7 +33,8 @@ export interface PagedAttentionOptions {
 export function pagedAttention(q: Tensor, kvCache: Tensor, sequences: PagedSequences, options: PagedAttentionOptions): Tensor {
   const out = output(q.shape, q.dtype);
   const { blockTable, seqRows, seqLens, queryStartLoc } = sequences;
-  const { scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks } = options;
-  call('pagedAttention', out, q, kvCache, blockTable, seqRows, seqLens, queryStartLoc, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks);
+  const { scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks, scales = NO_SCALES } = options;
+  const { kScale, vScale } = scales;
+  call('pagedAttention', out, q, kvCache, blockTable, seqRows, seqLens, queryStartLoc, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks, kScale, vScale);
   return out;
 }

@@ -116,7 +116,14 @@ export function linearInt4Into(
 }
 
 /** {@link linearInt4} with symmetric int8 weights. */
-export function linearInt8(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | null, dynamicActivation: boolean, dtype: DType = x.dtype): Tensor {
+export function linearInt8(
+  x: Tensor,
+  weight: Tensor,
+  scales: Tensor,
+  bias: Tensor | null,
+  dynamicActivation: boolean,
+  dtype: DType = x.dtype,
+): Tensor {
   const out = output([x.size(0), weight.size(0)], dtype);
   linearInt8Into(out, x, weight, scales, bias, dynamicActivation);
   return out;

@@ -1,5 +1,6 @@
 import { methodOfGroup } from './compressed-scheme';
 import { ConfigFields, quantizationError, unsupported, type RawQuantization } from './config-fields';
+import { kvCacheDtypeOfScheme } from './kv-cache';
 import type { LinearMethod, QuantizableLayer, QuantizationConfig } from './method';
 import { agreed, NameList } from './name-list';
 import { nameOrPattern } from './patterns';
@@ -23,6 +24,7 @@ export class CompressedTensorsConfig implements QuantizationConfig {
   private constructor(
     private readonly targets: readonly Target[],
     private readonly ignored: NameList,
+    readonly kvCacheDtype: 'float8_e4m3' | undefined,
   ) {
     const texts = targets.map(({ text }) => text);
     this.byName = nameOrPattern(texts);
@@ -39,13 +41,15 @@ export class CompressedTensorsConfig implements QuantizationConfig {
     if (transforms?.objects().length) throw unsupported(`${transforms.where}: transforms of weights are not supported`);
     const format = fields.value('format');
     const groups = fields.object('config_groups')?.objects() ?? [];
-    if (groups.length === 0) throw quantizationError(`${fields.where}: config_groups: expected at least one group, received none`);
+    const kvScheme = fields.object('kv_cache_scheme');
+    if (groups.length === 0 && !kvScheme) throw quantizationError(`${fields.where}: config_groups: expected at least one group, received none`);
     const targets = groups.flatMap(([group, groupFields]) => {
       const method = methodOfGroup(groupFields, format === null ? null : String(format));
       return (groupFields.names('targets') ?? []).map((text) => ({ text, group, method }));
     });
     const ignore = fields.names('ignore') ?? [];
-    return new CompressedTensorsConfig(targets, new NameList('ignore of quantization "compressed-tensors"', ignore, nameOrPattern(ignore), RULE));
+    const ignored = new NameList('ignore of quantization "compressed-tensors"', ignore, nameOrPattern(ignore), RULE);
+    return new CompressedTensorsConfig(targets, ignored, kvScheme ? kvCacheDtypeOfScheme(kvScheme) : undefined);
   }
 
   getQuantMethod(layer: QuantizableLayer, prefix: string): LinearMethod | null {

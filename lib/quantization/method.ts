@@ -84,6 +84,8 @@ export interface QuantizableLayer {
 /** How a checkpoint is quantized; answers per layer prefix (vllm QuantizationConfig). */
 export interface QuantizationConfig {
   readonly name: string;
+  /** The KV cache that the checkpoint is made for; undefined: one of the model's dtype. */
+  readonly kvCacheDtype?: 'float8_e4m3';
   /** The method of a layer; the unquantized one for layers that the checkpoint keeps in full precision. */
   getQuantMethod(layer: QuantizableLayer, prefix: string): LinearMethod | null;
   /**

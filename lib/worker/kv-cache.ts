@@ -1,6 +1,6 @@
 import * as os from 'node:os';
 import { maxBlocksHeld } from '../config/kv-cache-groups';
-import type { VllmConfig } from '../config/vllm';
+import type { DType, VllmConfig } from '../config/vllm';
 import type { Attention } from '../layers/attention';
 import type { Device, Storage } from '../tensor/device';
 import { DTYPE_BYTES } from '../tensor/dtype';
@@ -59,10 +59,12 @@ function largest(groups: readonly KvCacheGroup[]): KvCacheGroup {
   return groups.reduce((most, group) => (group.layers.length > most.layers.length ? group : most));
 }
 
+/** What the size of a layer's cache follows from. */
+type CachedLayer = Pick<Attention, 'numKvHeads' | 'headDim'> & { readonly kvCache: { readonly dtype: DType } };
+
 /** Bytes of one block for these layers. */
-export function bytesPerBlock(vllmConfig: VllmConfig, layers: readonly Pick<Attention, 'numKvHeads' | 'headDim'>[]): number {
-  const { cache, model } = vllmConfig;
-  return layers.reduce((sum, l) => sum + 2 * l.numKvHeads * cache.blockSize * l.headDim * DTYPE_BYTES[model.dtype], 0);
+export function bytesPerBlock({ cache }: VllmConfig, layers: readonly CachedLayer[]): number {
+  return layers.reduce((sum, l) => sum + 2 * l.numKvHeads * cache.blockSize * l.headDim * DTYPE_BYTES[l.kvCache.dtype], 0);
 }
 
 /** Bytes of the pool when options give its size, 0 when it is made to fit. */

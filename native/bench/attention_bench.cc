@@ -2,8 +2,9 @@
 // one run and with the same threads. From native/:
 //   F="-std=c++20 -O3 -fno-math-errno -fno-trapping-math -I. -DKVASIR_X86" A="-mavx2 -mfma -mf16c"
 //   B="$A -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512" C="$B -mavx512bf16 -mavx512vnni" O=/tmp/attention_bench
-//   mkdir -p $O; for s in "avx2 $A" "avx512 $B" "avx512bf16 $C"; do g++ $F ${s#* } -c cpu/attention_${s%% *}.cc -o $O/${s%% *}.o; done
-//   g++ $F $C bench/attention_bench.cc cpu/{attention,attention_plan,attention_portable,cache,isa,parallel}.cc core/error.cc $O/*.o -o $O/bench
+//   mkdir -p $O; for s in "avx2 $A" "fp8_avx2 $A" "avx512 $B" "fp8_avx512 $B" "avx512bf16 $C"; do
+//     g++ $F ${s#* } -c cpu/attention_${s%% *}.cc -o $O/${s%% *}.o; done
+//   g++ $F $C bench/attention_bench.cc cpu/{attention,attention_fp8,attention_plan,attention_portable,cache,isa,parallel}.cc core/error.cc $O/*.o -o $O/bench
 //   $O/bench [threads]
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns inside its own avx512fintrin.h
 #include <immintrin.h>
@@ -55,6 +56,7 @@ void fill(const Tensor& t, uint32_t seed) {
     const float value = static_cast<float>(x >> 8) / 8388608.0f - 1.0f;
     if (t.dtype == DType::Float32) t.ptr<float>()[i] = value;
     else if (t.dtype == DType::BFloat16) t.ptr<bf16>()[i] = fromFloat<bf16>(value);
+    else if (t.dtype == DType::Float8E4M3) t.ptr<uint8_t>()[i] = static_cast<uint8_t>(x >> 24 & 0xbf);  // below 2
     else t.ptr<f16>()[i] = fromFloat<f16>(value);
   }
 }
@@ -142,14 +144,15 @@ double dotPeak(cpu::Pool& pool) {
   return static_cast<double>(pool.size()) * kSteps * 16 * 64 / s;
 }
 
-// numSeqs sequences of queryLen new tokens and seqLen in all, pages shuffled. Calls alternate between `sets` sets of sequences, so that
+// dtype is the cache's; queries of a float8_e4m3 cache are bfloat16. numSeqs sequences of queryLen new tokens and seqLen in all, pages shuffled. Calls alternate between `sets` sets of sequences, so that
 // together they do not fit into the last-level cache.
 double attentionSeconds(cpu::Pool& pool, DType dtype, int64_t sets, int64_t numSeqs, int64_t queryLen, int64_t seqLen, int64_t heads, int64_t kvHeads, int64_t d) {
   const int64_t pages = (seqLen + 15) / 16, blocks = pages * numSeqs * sets, tokens = numSeqs * queryLen, bytes = elementSize(dtype);
-  const Memory cacheMemory(blocks * 2 * kvHeads * 16 * d * bytes), qMemory(tokens * heads * d * bytes), outMemory(tokens * heads * d * bytes);
+  const DType qType = dtype == DType::Float8E4M3 ? DType::BFloat16 : dtype;
+  const Memory cacheMemory(blocks * 2 * kvHeads * 16 * d * bytes), qMemory(tokens * heads * d * elementSize(qType)), outMemory(tokens * heads * d * elementSize(qType));
   const Memory tableMemory(blocks * 4), rowMemory(numSeqs * 4), lenMemory(numSeqs * 4), startMemory(numSeqs * 4 + 4);
-  const Tensor cache = tensor(cacheMemory, dtype, {blocks, 2, kvHeads, 16, d}), q = tensor(qMemory, dtype, {tokens, heads, d});
-  const Tensor out = tensor(outMemory, dtype, {tokens, heads, d}), table = tensor(tableMemory, DType::Int32, {numSeqs * sets, pages});
+  const Tensor cache = tensor(cacheMemory, dtype, {blocks, 2, kvHeads, 16, d}), q = tensor(qMemory, qType, {tokens, heads, d});
+  const Tensor out = tensor(outMemory, qType, {tokens, heads, d}), table = tensor(tableMemory, DType::Int32, {numSeqs * sets, pages});
   const Tensor rows = tensor(rowMemory, DType::Int32, {numSeqs}), lens = tensor(lenMemory, DType::Int32, {numSeqs});
   const Tensor starts = tensor(startMemory, DType::Int32, {numSeqs + 1});
   fill(cache, 1), fill(q, 2);
@@ -163,7 +166,7 @@ double attentionSeconds(cpu::Pool& pool, DType dtype, int64_t sets, int64_t numS
   return bestSeconds(sets > 1 ? 200 : 9, [&] {
     set = (set + 1) % static_cast<int32_t>(sets);
     for (int32_t i = 0; i < numSeqs; ++i) rows.ptr<int32_t>()[i] = set * static_cast<int32_t>(numSeqs) + i;
-    cpu::pagedAttention(pool, out, q, cache, table, rows, lens, starts, 0.1, 0, 0.0, {}, {});
+    cpu::pagedAttention(pool, out, q, cache, table, rows, lens, starts, 0.1, 0, 0.0, {}, {}, 1.0, 1.0);
   });
 }
 
@@ -192,21 +195,21 @@ int main(int argc, char** argv) {
   cpu::Pool pool(argc > 1 ? std::atoi(argv[1]) : 2);
   const Memory plain(int64_t{256} << 20);
   for (int64_t i = 0; i < plain.bytes; i += 4096) plain.data[i] = 1;
-  for (DType dtype : {DType::BFloat16, DType::Float32, DType::Float16})
+  for (DType dtype : {DType::BFloat16, DType::Float8E4M3, DType::Float32, DType::Float16})
     for (int64_t d : {64, 128}) {
       decode(pool, plain, dtype, 8, 1024, 32, 8, d);
       decode(pool, plain, dtype, 1, 8192, 32, 8, d);
     }
   decode(pool, plain, DType::BFloat16, 32, 256, 32, 8, 64);
   decode(pool, plain, DType::BFloat16, 4, 1024, 32, 32, 64);
-  for (DType dtype : {DType::BFloat16, DType::Float32, DType::Float16})
+  for (DType dtype : {DType::BFloat16, DType::Float8E4M3, DType::Float32, DType::Float16})
     for (int64_t n : {512, 2048}) prefill(pool, dtype, n, n, 32, 8, 64);
   prefill(pool, DType::BFloat16, 512, 4096, 32, 8, 64);
   prefill(pool, DType::BFloat16, 2048, 2048, 32, 8, 128);
   if (argc > 2) return 0;
   for (cpu::Isa level : {cpu::Isa::Avx512, cpu::Isa::Avx2, cpu::Isa::Portable}) {
     cpu::setIsa(level);
-    for (DType dtype : {DType::BFloat16, DType::Float32}) {
+    for (DType dtype : {DType::BFloat16, DType::Float8E4M3, DType::Float32}) {
       prefill(pool, dtype, 512, 512, 32, 8, 64);
       decode(pool, plain, dtype, 8, 1024, 32, 8, 64);
     }

@@ -8,6 +8,7 @@
 // without an attended key hold NaN), then one JSON line per timed case. --sweep adds a table per decode case: GB/s by the constants of
 // cuda/attention/plan.h.
 #include "bench/attention_cuda_plans.cuh"
+#include "cuda/gemm/context.h"
 
 using namespace kvasir;
 using namespace kvasir::cuda;

@@ -195,8 +195,8 @@ class Batch {
     if (c_.alibi) slopes = tensorOf(slopes_->ptr(), DType::Float32, {numHeads_});
     if (c_.sinks) sinks = tensorOf(sinks_->ptr(), DType::Float32, {numHeads_});
     if (plan == nullptr)
-      return pagedAttention(stream_, out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks);
-    const auto a = attention::argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks);
+      return pagedAttention(stream_, out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks, 1.0, 1.0);
+    const auto a = attention::argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks, 1.0, 1.0);
     stream_.launch("decode", [&](cudaStream_t stream) { attention::decodeBFloat16(a, *plan, {stream, stream_.overlaps()}); });
   }
   // The bytes of out after one launch into poisoned memory.

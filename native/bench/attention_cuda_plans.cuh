@@ -8,7 +8,7 @@
 
 namespace kvasir::cuda::bench {
 
-inline constexpr int kAuto = 0, kOneBlock = 1 << 30;  // choices of blockTokens: the device's own, and a block per sequence
+inline constexpr int kAuto = 0, kOneBlock = 1 << 24;  // choices of blockTokens: the device's own, and a block per sequence
 
 // A plan for one token per sequence with the memory that it needs.
 struct ExplicitPlan {
@@ -86,7 +86,7 @@ inline void checkPlan(Checks& checks) {
     int64_t keys = 0;
     for (int i = 0; i < sequences; ++i) lengths.push_back(1 + static_cast<int>(random() % (random() % 4 ? 16 : width)));
     for (const int n : lengths) keys += n;
-    const int64_t tokens = blockTokens(keys * pairs, few, many);
+    const int tokens = blockTokens(static_cast<float>(keys * pairs), few, many);
     int64_t several = 0;
     for (const int n : lengths) {
       const int splits = splitsOf(n, tokens, round % 2 ? kMinLeafTokens : 0);

@@ -168,7 +168,7 @@ class Decoder {
     return t;
   }
 
-  void writeCache(const Layer& l) { kvCacheWrite(stream_, l.cache, heads(m_.heads, m_.kvHeads), heads(m_.heads + m_.kvHeads, m_.kvHeads), slots_); }
+  void writeCache(const Layer& l) { kvCacheWrite(stream_, l.cache, heads(m_.heads, m_.kvHeads), heads(m_.heads + m_.kvHeads, m_.kvHeads), slots_, 1.0, 1.0); }
 
   template <class Op>
   void attend(const Layer& l, const Tensor& normed, Op&& op) {
@@ -176,7 +176,7 @@ class Decoder {
     op([&] { linear(stream_, qkv_, normed, l.qkv, {}); });
     op([&] { rope(stream_, positions_, q, k, cosSin_, true); });
     op([&] { writeCache(l); });
-    op([&] { pagedAttention(stream_, attended_, q, l.cache, blockTable_, rows_, lens_, starts_, 0.125, 0, 0, {}, {}); });
+    op([&] { pagedAttention(stream_, attended_, q, l.cache, blockTable_, rows_, lens_, starts_, 0.125, 0, 0, {}, {}, 1.0, 1.0); });
   }
 
   void makeInputs(int64_t pages) {

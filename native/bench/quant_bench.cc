@@ -93,7 +93,8 @@ void fill(const Memory& memory) {  // small bfloat16 numbers, whose bytes are va
 }
 
 // Weights rotate over copies that exceed the caches, as the layers of a model do.
-void benchFormat(cpu::Pool& pool, DType dtype, const Shape& s, const Format& f, const Memory& memory, const Memory& in, const Memory& result, Result& r) {
+void benchFormat(cpu::Pool& pool, DType dtype, const Shape& s, const Format& f, const Memory& memory, const Memory& in,
+                 const Memory& result, Result& r) {
   int64_t bytes = 0, copy = 0;
   weightAt(f, s, memory.data, &bytes);
   r.bytes = static_cast<double>(bytes);

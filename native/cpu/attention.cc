@@ -6,6 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cpu/attention_fp8.h"
 #include "cpu/attention_plan.h"
 #include "cpu/attention_split.h"
 #include "cpu/cache_layout.h"
@@ -16,9 +17,12 @@ namespace {
 
 constexpr double kLog2e = 1.4426950408889634;
 
-AttentionKernels chooseKernels(DType cache) {
+// A float8_e4m3 cache is widened to bfloat16, but queries of more precision keep it.
+AttentionKernels chooseKernels(DType cache, DType q) {
+  const bool bf16Products = cache == DType::BFloat16 || (cache == DType::Float8E4M3 && q == DType::BFloat16);
+  if (cache == DType::Float8E4M3) cache = DType::BFloat16;
 #ifdef KVASIR_X86
-  if (isa() >= Isa::Avx512Bf16 && cache == DType::BFloat16) return avx512bf16::attention();
+  if (isa() >= Isa::Avx512Bf16 && bf16Products) return avx512bf16::attention();
   if (isa() >= Isa::Avx512) return avx512::attention(cache);
   if (isa() >= Isa::Avx2) return avx2::attention(cache);
 #endif
@@ -33,19 +37,26 @@ struct Rows {
 class Attention {
  public:
   Attention(const Tensor& out, const Tensor& q, const Tensor& kvCache, double scale, int64_t slidingWindow, double softCap,
-            const MaybeTensor& slopes, const MaybeTensor& sinks)
-      : out_(out), q_(q), cache_(kvCache), kernels_(chooseKernels(kvCache.dtype)), slopes_(slopes ? slopes->ptr<float>() : nullptr),
+            const MaybeTensor& slopes, const MaybeTensor& sinks, double kScale, double vScale)
+      : out_(out), q_(q), cache_(kvCache), kernels_(chooseKernels(kvCache.dtype, q.dtype)),
+        widen_(kvCache.dtype == DType::Float8E4M3 ? widenFp8() : nullptr), slopes_(slopes ? slopes->ptr<float>() : nullptr),
         sinks_(sinks ? sinks->ptr<float>() : nullptr), headDim_(q.dims[2]), padded_((headDim_ + 15) / 16 * 16),
         numKvHeads_(kvCache.dims[2]), group_(q.dims[1] / numKvHeads_), window_(slidingWindow),
-        scale_(static_cast<float>(softCap > 0 ? scale / softCap : scale * kLog2e)), softCap_(static_cast<float>(softCap * kLog2e)) {}
+        scale_(static_cast<float>(kScale * (softCap > 0 ? scale / softCap : scale * kLog2e))), softCap_(static_cast<float>(softCap * kLog2e)),
+        vScale_(static_cast<float>(vScale)) {}
 
   int64_t group() const { return group_; }
   void run(Pool& pool, const AttentionPlan& plan);
 
  private:
   int64_t rowsFloats(int64_t rows) const { return rows * (padded_ + 2); }
-  // Scratch of a thread: queries, scores, results of one split, results so far.
-  int64_t threadFloats() const { return kBlockRows * (padded_ + kScoreStride) + 2 * rowsFloats(kBlockRows); }
+  int64_t pageBytes() const { return pageElements() * elementSize(cache_.dtype); }
+  int64_t valueOffset() const { return numKvHeads_ * pageBytes(); }  // from a key page to its value page
+  const char* keyPage(const AttentionSequence& s, int64_t head, int64_t page) const;
+  int64_t pageElements() const { return kPageTokens * headDim_; }
+  int64_t widenedFloats() const { return widen_ ? 2 * kSplitPages * pageElements() / 2 : 0; }
+  // Scratch of a thread: queries, scores, results of one split, results so far, widened pages.
+  int64_t threadFloats() const { return kBlockRows * (padded_ + kScoreStride) + 2 * rowsFloats(kBlockRows) + widenedFloats(); }
   static Rows rowsAt(float* p, int64_t rows) { return {p, p + rows, p + 2 * rows}; }
   Rows partialAt(const AttentionPlan& plan, float* partials, int64_t index, int64_t head) const {
     return rowsAt(partials + (index * numKvHeads_ + head) * rowsFloats(plan.partialRows), plan.partialRows);
@@ -54,6 +65,7 @@ class Attention {
   struct Pages {
     const char *k[kSplitPages], *v[kSplitPages], *kAhead[kSplitPages], *vAhead[kSplitPages];
     void find(const Attention& a, const AttentionSequence& s, int64_t head, int64_t firstPage, int begin, int end);
+    void widen(const Attention& a, const AttentionSequence& s, int64_t head, int64_t firstPage, int begin, int end, bf16* to);
   };
 
   void clear(const Rows& r, int rows) const;
@@ -70,23 +82,25 @@ class Attention {
 
   const Tensor &out_, &q_, &cache_;
   const AttentionKernels kernels_;
+  const WidenFp8 widen_;
   const float *const slopes_, *const sinks_;
   const int64_t headDim_, padded_, numKvHeads_, group_, window_;
-  const float scale_, softCap_;
+  const float scale_, softCap_, vScale_;
 };
+
+const char* Attention::keyPage(const AttentionSequence& s, int64_t head, int64_t page) const {  // 64-bit: caches are larger than 2^31 elements
+  return cache_.ptr<char>() + (static_cast<int64_t>(s.blocks[page]) * 2 * numKvHeads_ + head) * pageBytes();
+}
 
 // Addresses of the pages [begin, end) of a split in reading order, K then V then the next split's K, and which one to prefetch while
 // reading each.
 void Attention::Pages::find(const Attention& a, const AttentionSequence& s, int64_t head, int64_t firstPage, int begin, int end) {
-  const int64_t pageBytes = kPageTokens * a.headDim_ * elementSize(a.cache_.dtype);
-  const auto key = [&](int64_t page) {  // 64-bit: caches are larger than 2^31 elements
-    return a.cache_.ptr<char>() + (static_cast<int64_t>(s.blocks[firstPage + page]) * 2 * a.numKvHeads_ + head) * pageBytes;
-  };
+  const auto key = [&](int64_t page) { return a.keyPage(s, head, firstPage + page); };
   const char* order[2 * kSplitPages + kAheadPages];
   const int count = end - begin;
   for (int i = 0; i < count; ++i) {
     order[i] = k[begin + i] = key(begin + i);
-    order[count + i] = v[begin + i] = k[begin + i] + a.numKvHeads_ * pageBytes;
+    order[count + i] = v[begin + i] = k[begin + i] + a.valueOffset();
   }
   for (int i = 0; i < kAheadPages; ++i)
     order[2 * count + i] = (firstPage + kSplitPages + i) * kPageTokens < s.seqLen ? key(kSplitPages + i) : order[2 * count - 1];
@@ -94,6 +108,21 @@ void Attention::Pages::find(const Attention& a, const AttentionSequence& s, int6
     kAhead[begin + i] = order[i + kAheadPages];
     vAhead[begin + i] = order[count + i + kAheadPages];
   }
+}
+
+// Widens the pages [begin, end) that find() found to `to` [2][kSplitPages][pageElements], where the kernels read them. Memory is
+// read here only, so this is where the next split's pages are prefetched.
+void Attention::Pages::widen(const Attention& a, const AttentionSequence& s, int64_t head, int64_t firstPage, int begin, int end, bf16* to) {
+  const int64_t count = a.pageElements();
+  for (const bool isValue : {false, true})
+    for (int i = begin; i < end; ++i) {
+      const int64_t later = firstPage + kSplitPages + i;
+      const char* const ahead = later * kPageTokens < s.seqLen ? a.keyPage(s, head, later) + (isValue ? a.valueOffset() : 0) : nullptr;
+      bf16* const page = to + ((isValue ? kSplitPages : 0) + i) * count;
+      const char*& from = (isValue ? v : k)[i];
+      a.widen_(from, page, count, ahead);
+      from = (isValue ? vAhead : kAhead)[i] = reinterpret_cast<const char*>(page);
+    }
 }
 
 template <class T>
@@ -135,6 +164,7 @@ void Attention::runTask(const AttentionPlan& plan, const AttentionTask& t, int64
   float *const scores = scratch + kBlockRows * padded_, *const results = scores + kBlockRows * kScoreStride;
   const Rows split = t.partial >= 0 ? partialAt(plan, partials, t.partial, head) : rowsAt(results, kBlockRows);
   const Rows total = rowsAt(results + rowsFloats(kBlockRows), kBlockRows);
+  bf16* const widened = reinterpret_cast<bf16*>(results + 2 * rowsFloats(kBlockRows));
   packQueries(s, t, head, scratch);
   if (t.partial < 0) clear(total, t.rows);
   for (int64_t n = t.splitBegin; n < t.splitEnd; ++n) {
@@ -151,7 +181,9 @@ void Attention::runTask(const AttentionPlan& plan, const AttentionTask& t, int64
       from = std::min(from, begin);
       to = std::max(to, end);
     }
-    pages.find(*this, s, head, n * kSplitPages, static_cast<int>(from / kPageTokens), static_cast<int>((to + kPageTokens - 1) / kPageTokens));
+    const int begin = static_cast<int>(from / kPageTokens), end = static_cast<int>((to + kPageTokens - 1) / kPageTokens);
+    pages.find(*this, s, head, n * kSplitPages, begin, end);
+    if (widen_) pages.widen(*this, s, head, n * kSplitPages, begin, end, widened);
     kernels_.split({pages.k, pages.v, pages.kAhead, pages.vAhead, reinterpret_cast<const char*>(scratch), padded_ * 4, t.rows,
                     static_cast<int>(headDim_), lo, hi, scale_, softCap_, slopes_ ? slopes : nullptr, distances, scores, split.m, split.l, split.o});
     if (t.partial < 0) merge(t.rows, total, split);
@@ -174,6 +206,7 @@ void Attention::finishRow(T* to, int64_t head, int i, const Rows& r) const {
     numerator = std::exp2(r.m[i] - m);
     l = l * numerator + std::exp2(sink - m);
   }
+  numerator *= vScale_;
   const float* const o = r.o + i * padded_;
   for (int64_t d = 0; d < headDim_; ++d) to[d] = fromFloat<T>(o[d] * numerator / l);
 }
@@ -211,8 +244,8 @@ void Attention::run(Pool& pool, const AttentionPlan& plan) {
 
 void pagedAttention(Pool& pool, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
                     const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
-                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks) {
-  Attention attention(out, q, kvCache, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks);
+                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks, double kScale, double vScale) {
+  Attention attention(out, q, kvCache, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks, kScale, vScale);
   const AttentionPlan plan = planAttention(pool.size(), attention.group(), q.dims[0], kvCache.dims[0], blockTable, seqRows, seqLens, queryStartLoc, slidingWindow);
   attention.run(pool, plan);
 }

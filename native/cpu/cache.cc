@@ -3,6 +3,7 @@
 #include "cpu/cache.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <type_traits>
 
@@ -15,21 +16,38 @@ namespace {
 struct Write {
   const Tensor &kvCache, &k, &v, &slots;
   int64_t numTokens, numKvHeads, headDim, numSlots;
+  float kScale, vScale;
 };
 
 constexpr int64_t kChunk = 64;  // head dimensions converted at once
 
+// To nearest, ties to even; beyond +-448 cut to that. NaN becomes 0x7f.
+f8e4m3 toE4M3(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {0x7f};
+  if (magnitude >= 0x43e00000u) return {static_cast<uint8_t>(sign | 0x7eu)};
+  if (magnitude < 0x3c800000u) {  // below 2^-6 codes are subnormal: let the FPU round by adding 2^14 (its ulp is 2^-9)
+    const float shifted = std::bit_cast<float>(magnitude) + 16384.0f;
+    return {static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x46800000u))};
+  }
+  return {static_cast<uint8_t>(sign | ((magnitude - 0x3c000000u + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20))};
+}
+
 template <class To, class From>
-const To* converted(const From* __restrict from, int64_t n, To* __restrict buffer) {
+const To* converted(const From* __restrict from, int64_t n, float scale, To* __restrict buffer) {
   if constexpr (std::is_same_v<To, From>) return from;
-  for (int64_t i = 0; i < n; ++i) buffer[i] = fromFloat<To>(toFloat(from[i]));
+  else
+    for (int64_t i = 0; i < n; ++i) buffer[i] = toE4M3(toFloat(from[i]) / scale);
   return buffer;
 }
+
+template <class T>
+constexpr bool kPaired = pairedPages(std::is_same_v<T, bf16> ? DType::BFloat16 : std::is_same_v<T, f8e4m3> ? DType::Float8E4M3 : DType::Float32);
 
 // Dimensions [d, d + n) of one token; d and n are even.
 template <class T>
 void scatterKey(T* __restrict page, const T* __restrict x, int64_t token, int64_t d, int64_t n) {
-  constexpr bool paired = std::is_same_v<T, bf16>;
+  constexpr bool paired = kPaired<T>;
   T* to = page + keyIndex(paired, token, d);
   if constexpr (paired)
     for (int64_t i = 0; i < n; i += 2) std::memcpy(to + i * kPageTokens, x + i, 2 * sizeof(T));
@@ -38,7 +56,7 @@ void scatterKey(T* __restrict page, const T* __restrict x, int64_t token, int64_
 }
 template <class T>
 void scatterValue(T* __restrict page, const T* __restrict x, int64_t headDim, int64_t token, int64_t d, int64_t n) {
-  constexpr bool paired = std::is_same_v<T, bf16>;
+  constexpr bool paired = kPaired<T>;
   T* to = page + valueIndex(paired, headDim, token, d);
   for (int64_t i = 0; i < n; ++i) to[paired ? 2 * i : i] = x[i];
 }
@@ -53,8 +71,8 @@ void writeToken(const Write& w, int64_t token, int64_t head, int64_t slot) {
   To buffer[kChunk];
   for (int64_t d = 0; d < w.headDim; d += kChunk) {
     const int64_t n = std::min(kChunk, w.headDim - d);
-    scatterKey(keys, converted<To>(k + d, n, buffer), at, d, n);
-    scatterValue(values, converted<To>(v + d, n, buffer), w.headDim, at, d, n);
+    scatterKey(keys, converted<To>(k + d, n, w.kScale, buffer), at, d, n);
+    scatterValue(values, converted<To>(v + d, n, w.vScale, buffer), w.headDim, at, d, n);
   }
 }
 
@@ -71,20 +89,18 @@ void writeAll(Pool& pool, const Write& w) {
   });
 }
 
-template <class To>
+template <class From>
 void writeFrom(Pool& pool, const Write& w) {
-  switch (w.k.dtype) {
-    case DType::Float32: return writeAll<To, float>(pool, w);
-    case DType::BFloat16: return writeAll<To, bf16>(pool, w);
-    default: return writeAll<To, f16>(pool, w);
-  }
+  if (w.kvCache.dtype == DType::Float8E4M3) writeAll<f8e4m3, From>(pool, w);
+  else writeAll<From, From>(pool, w);
 }
 
 }  // namespace
 
-void kvCacheWrite(Pool& pool, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping) {
-  const Write w{kvCache, k, v, slotMapping, k.dims[0], k.dims[1], k.dims[2], kvCache.dims[0] * kPageTokens};
-  switch (kvCache.dtype) {
+void kvCacheWrite(Pool& pool, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping, double kScale, double vScale) {
+  const Write w{kvCache, k, v, slotMapping, k.dims[0], k.dims[1], k.dims[2], kvCache.dims[0] * kPageTokens,
+                static_cast<float>(kScale), static_cast<float>(vScale)};
+  switch (k.dtype) {
     case DType::Float32: return writeFrom<float>(pool, w);
     case DType::BFloat16: return writeFrom<bf16>(pool, w);
     default: return writeFrom<f16>(pool, w);

@@ -5,6 +5,6 @@
 
 namespace kvasir::cpu {
 
-void kvCacheWrite(Pool& pool, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping);
+void kvCacheWrite(Pool& pool, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping, double kScale, double vScale);
 
 }  // namespace kvasir::cpu

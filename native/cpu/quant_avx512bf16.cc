@@ -151,7 +151,8 @@ QuantKernels dotTiles() {
 
 template <bool Zeros>
 QuantKernels int4Tiles() {
-  return {QuantInput::BFloat16, {int4Tile<Zeros, 1>, int4Tile<Zeros, 2>, int4Tile<Zeros, 3>, int4Tile<Zeros, 4>, int4Tile<Zeros, 5>, int4Tile<Zeros, 6>}};
+  return {QuantInput::BFloat16,
+          {int4Tile<Zeros, 1>, int4Tile<Zeros, 2>, int4Tile<Zeros, 3>, int4Tile<Zeros, 4>, int4Tile<Zeros, 5>, int4Tile<Zeros, 6>}};
 }
 
 }  // namespace

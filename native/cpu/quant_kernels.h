@@ -3,8 +3,8 @@
 //
 // A packed weight consists of blocks of 32 rows, each in the bytes it had before: [K / unit][32] words of 32 bits, a word holding `unit`
 // consecutive inputs k .. of one row, so that one vector load gives the same inputs of 16 (or 8, or 4) rows:
-//   int4 (unit 8): nibble p of the word is input k + kInt4Order[p]. The low nibbles of the bytes are the inputs 0, 4, 1, 5 and the high ones
-//                  2, 6, 3, 7 (operands of vpdpbusd); nibbles s and s + 4 are neighbouring inputs (a pair for vdpbf16ps)
+//   int4 (unit 8): nibble p of the word is input k + {0, 2, 4, 6, 1, 3, 5, 7}[p]. The low nibbles of the bytes are the inputs 0, 4, 1, 5 and
+//                  the high ones 2, 6, 3, 7 (operands of vpdpbusd); nibbles s and s + 4 are neighbouring inputs (a pair for vdpbf16ps)
 //   int8 (unit 4): byte i is 128 + input k + i: unsigned, as vpdpbusd wants it
 //   fp8 (unit 4):  of four words together, the first halves hold inputs k, k + 1 of each row, the second halves k + 2, k + 3, so that
 //                  interleaving the low and the high bytes of bfloat16s gives pairs in the order of rows
@@ -18,8 +18,8 @@ namespace kvasir::cpu {
 
 enum class QuantWeight { Int4, Int8, Fp8 };
 
-inline constexpr int kQuantRows = 32;       // rows of a packed block
-inline constexpr int kQuantTileRows = 6;    // rows of x per tile: 6 x 2 sums of a group and 6 x 2 totals of 16 floats
+inline constexpr int kQuantRows = 32;        // rows of a packed block
+inline constexpr int kQuantTileRows = 6;     // rows of x per tile: 6 x 2 sums of a group and 6 x 2 totals of 16 floats
 inline constexpr int64_t kQuantChunk = 128;  // inputs that share a scale of an 8-bit activation, at most
 
 // Chunks of activations are cut within groups, so that a chunk has one scale on either side.

@@ -19,11 +19,11 @@ enum class Stream {
   Far,    // 8 KB ahead, into L2
   FarL1,  // the same, into L1
 };
+
 constexpr int kVectors = kQuantRows / 16;
 constexpr int kStepBytes = kQuantRows * 4;  // one word of each row
 
-// fn(Index<0>), fn(Index<1>), ...: unrolled before the optimizer sees it. GCC 12 keeps arrays of sums in memory, storing each one at
-// every step, when they are indexed by the variables of loops that it unrolls itself around another loop.
+// fn(Index<0>), fn(Index<1>), ...: unrolled before the optimizer sees it, so that no array of sums is ever indexed by a variable.
 template <int I>
 struct Index {
   static constexpr int value = I;
@@ -38,7 +38,8 @@ KVASIR_INLINE void each(Fn fn) {
 }
 #define KVASIR_EACH(i) [&](auto i) __attribute__((always_inline))
 
-// Says that a row of sums is in registers here. Without it, GCC 12 copies every sum at every step and stores the copies.
+// Say that sums are in registers here: at every step and after the last. Without either, GCC 12 copies every sum at every step and stores
+// the copies.
 template <class V>
 KVASIR_INLINE void keep(V (&sums)[kVectors]) {
   asm("" : "+v"(sums[0]), "+v"(sums[1]));
@@ -96,10 +97,11 @@ KVASIR_INLINE void clear(__m512 (&sums)[Rows][kVectors]) {
 // Rows of c are kQuantRows apart.
 template <int Rows>
 KVASIR_INLINE void storeAll(float* c, const __m512 (&sums)[Rows][kVectors]) {
-  each<Rows * kVectors>(KVASIR_EACH(i) { _mm512_storeu_ps(c + i.value / kVectors * kQuantRows + i.value % kVectors * 16, sums[i.value / kVectors][i.value % kVectors]); });
+  each<Rows>(KVASIR_EACH(r) {
+    each<kVectors>(KVASIR_EACH(v) { _mm512_storeu_ps(c + r.value * kQuantRows + v.value * 16, sums[r.value][v.value]); });
+  });
 }
 
-#ifdef __AVX512BF16__
 // sums += the products of a pair of inputs.
 template <int Rows>
 KVASIR_INLINE void dotPairs(__m512 (&sums)[Rows][kVectors], const char* x, int64_t xStride, const __m512bh (&w)[kVectors]) {
@@ -109,7 +111,6 @@ KVASIR_INLINE void dotPairs(__m512 (&sums)[Rows][kVectors], const char* x, int64
     keep(sums[r.value]);
   });
 }
-#endif
 
 }  // namespace
 }  // namespace kvasir::cpu

@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/access.cuh"
+#include "cuda/cache_fp8.h"
 #include "cuda/cache_layout.cuh"
 #include "cuda/dependent_launch.cuh"
 #include "cuda/kernels.h"
@@ -37,8 +38,9 @@ __global__ void __launch_bounds__(kThreads) kvCacheWriteKernel(Word* cache, int6
 
 }  // namespace
 
-void kvCacheWrite(CudaStream& stream, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping) {
+void kvCacheWrite(CudaStream& stream, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping, double kScale, double vScale) {
   if (k.numel() == 0) return;
+  if (kvCache.dtype == DType::Float8E4M3) return kvCacheWriteFp8(stream, kvCache, k, v, slotMapping, kScale, vScale);
   if (const auto rope = stream.take<PendingRope>([&](const PendingRope& op) { return joinsRope(op, kvCache, k, v); }))
     return ropeKvCacheWrite(stream, *rope, kvCache, v, slotMapping);
   const int64_t size = elementSize(k.dtype), rowBytes = k.dims[2] * size;

@@ -38,7 +38,7 @@ void relu(CudaStream& stream, const Tensor& out, const Tensor& x);
 void scale(CudaStream& stream, const Tensor& out, const Tensor& x, double factor);
 void softCap(CudaStream& stream, const Tensor& out, const Tensor& x, double cap);
 void embedding(CudaStream& stream, const Tensor& out, const Tensor& weight, const Tensor& ids, int64_t vocabStart);
-void kvCacheWrite(CudaStream& stream, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping);
+void kvCacheWrite(CudaStream& stream, const Tensor& kvCache, const Tensor& k, const Tensor& v, const Tensor& slotMapping, double kScale, double vScale);
 
 // gemm/
 void packLinear(CudaStream& stream, const Tensor& weight);
@@ -68,7 +68,7 @@ void moeCombine(CudaStream& stream, const Tensor& out, const Tensor& x, const Te
 // attention/
 void pagedAttention(CudaStream& stream, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
                     const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
-                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks);
+                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks, double kScale, double vScale);
 
 // sampling*.cu
 void samplingCountPrompt(CudaStream& stream, const Tensor& counts, int64_t row, const Tensor& ids);

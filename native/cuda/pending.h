@@ -14,7 +14,7 @@ namespace kvasir::cuda {
 
 class CudaStream;
 
-// rope.cu; joined by kvCacheWrite of the same k.
+// rope.cu; joined by kvCacheWrite of the same k to a cache of its dtype.
 struct PendingRope {
   Tensor positions, q, k, cosSin;
   bool isNeox;

@@ -13,8 +13,9 @@ namespace kvasir::ops {
 //   step's included; queryStartLoc: int32 [numSeqs + 1]. Rows of out past the last sequence become zero.
 //   slidingWindow > 0: only the last so many keys; logitsSoftCap > 0: cap * tanh(logit / cap), after scale and before masks;
 //   alibiSlopes float32 [numHeads]: + slope * (key position - query position); sinks float32 [numHeads]: an extra logit in the denominator.
+//   kvCache has q's dtype and scales 1, or is float8_e4m3: its keys count kScale times, its values vScale times.
 void pagedAttention(Stream& stream, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
                     const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
-                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks);
+                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks, double kScale, double vScale);
 
 }  // namespace kvasir::ops

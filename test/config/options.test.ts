@@ -29,7 +29,7 @@ describe('validateEngineArgs', () => {
   it('fills in defaults for what is left out, null or undefined', () => {
     const expected = {
       model: 'm', tokenizer: null, dtype: 'auto', device: 'auto', maxModelLen: null, maxNumSeqs: 256, maxNumBatchedTokens: 2048,
-      blockSize: 16, numKvBlocks: null, kvCacheBytes: null, gpuMemoryUtilization: 0.9, asyncScheduling: false, enablePrefixCaching: true, hybridKvCacheManager: true, enableChunkedPrefill: true,
+      blockSize: 16, numKvBlocks: null, kvCacheDtype: 'auto', kvCacheBytes: null, gpuMemoryUtilization: 0.9, asyncScheduling: false, enablePrefixCaching: true, hybridKvCacheManager: true, enableChunkedPrefill: true,
       schedulingPolicy: 'fcfs', tensorParallelSize: 1, numThreads: null, loadFormat: 'auto', seed: 0, maxLogprobs: 20, enforceEager: false,
       batchInvariant: false, cacheDir: null, quantization: 'auto',
     };

@@ -39,7 +39,7 @@ describe('resolveVllmConfig', () => {
         interleavedSlidingWindow: null, tieWordEmbeddings: false, eosTokenIds: [1, 2], generationDefaults: { temperature: 0.5 },
         maxLogprobs: 20, enforceEager: false,
       },
-      cache: { blockSize: 16, numBlocks: null, kvCacheBytes: null, gpuMemoryUtilization: 0.9, enablePrefixCaching: true, hybridKvCacheManager: true },
+      cache: { blockSize: 16, numBlocks: null, kvCacheDtype: 'auto', kvCacheBytes: null, gpuMemoryUtilization: 0.9, enablePrefixCaching: true, hybridKvCacheManager: true },
       scheduler: { maxNumBatchedTokens: 2048, maxNumSeqs: 256, enableChunkedPrefill: true, policy: 'fcfs', asyncScheduling: false },
       parallel: { tensorParallelSize: 1, tpRank: 0 },
       load: { loadFormat: 'auto' },
@@ -51,12 +51,12 @@ describe('resolveVllmConfig', () => {
 
   it('passes options on', async () => {
     const config = await resolve({
-      tokenizer: path.join(dir, 'tok'), dtype: 'float16', numThreads: 3, numKvBlocks: 9, kvCacheBytes: 1000, enablePrefixCaching: false,
+      tokenizer: path.join(dir, 'tok'), dtype: 'float16', numThreads: 3, numKvBlocks: 9, kvCacheDtype: 'fp8_e4m3', kvCacheBytes: 1000, enablePrefixCaching: false,
       schedulingPolicy: 'priority', seed: 5, maxLogprobs: 3, enforceEager: true, maxModelLen: 100, loadFormat: 'safetensors', device: 'cpu',
       batchInvariant: true, cacheDir: dir,
     });
     expect(config.model).toMatchObject({ tokenizerPath: path.join(dir, 'tok'), dtype: 'float16', maxModelLen: 100, maxLogprobs: 3, enforceEager: true });
-    expect(config.cache).toEqual({ blockSize: 16, numBlocks: 9, kvCacheBytes: 1000, gpuMemoryUtilization: 0.9, enablePrefixCaching: false, hybridKvCacheManager: true });
+    expect(config.cache).toEqual({ blockSize: 16, numBlocks: 9, kvCacheDtype: 'fp8', kvCacheBytes: 1000, gpuMemoryUtilization: 0.9, enablePrefixCaching: false, hybridKvCacheManager: true });
     expect(config).toMatchObject({ seed: 5, load: { loadFormat: 'safetensors' }, scheduler: { policy: 'priority' } });
     expect(config.device).toEqual({ device: 'cpu', numThreads: 3, batchInvariant: true, cacheDir: dir });
     expect((await resolve({ cacheDir: 'none' })).device.cacheDir).toBeNull();

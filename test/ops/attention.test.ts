@@ -1,10 +1,10 @@
 import type { PagedSequences } from '../../lib/ops/attention';
-import { kvCacheWrite } from '../../lib/ops/cache';
+import { kvCacheWrite, NO_SCALES } from '../../lib/ops/cache';
 import { call } from '../../lib/ops/run';
 import type { Tensor } from '../../lib/tensor/tensor';
 import { narrow, reshape } from '../../lib/tensor/views';
 import { ATTENTION_CASES, attentionReference, firstKey, scaleOf, type AttentionCase, type AttentionInputs } from './cases/attention';
-import { encode, forEachIsa, itOn, OpBench, randomValues, relativeL2, roundTo, TOLERANCE } from './harness';
+import { encode, forEachIsa, itOn, OpBench, randomValues, relativeL2, roundTo, throughFp8, TOLERANCE } from './harness';
 
 const PAGE = 16;
 const PADDING = 3; // tokens of q after the last sequence
@@ -21,6 +21,11 @@ function inputsOf(c: AttentionCase): AttentionInputs {
     slopes: c.alibi ? Float64Array.from({ length: c.numHeads }, (_, h) => 2 ** (-8 * ((h + 1) / c.numHeads))).map(Math.fround) : null,
     sinks: c.sinks ? randomValues(c.numHeads, 4, 3).map(Math.fround) : null,
   };
+}
+
+/** The inputs with the keys and values that the cache gives back. */
+function stored({ fp8 }: AttentionCase, x: AttentionInputs): AttentionInputs {
+  return fp8 ? { ...x, k: throughFp8(x.k, fp8.kScale), v: throughFp8(x.v, fp8.vScale) } : x;
 }
 
 /** Bits of [tokens + extra, width] with NaN in a gap after each row and in the extra rows. */
@@ -75,7 +80,7 @@ function fillCache(bench: OpBench, e: Encoded): { kvCache: Tensor; blocks: numbe
     for (let t = 0; t < seqLen; t++) slots.push(t < first ? -1 : blockOf(page + Math.floor(t / PAGE), numBlocks) * PAGE + (t % PAGE));
     page += pagesOf(seqLen);
   });
-  const kvCache = bench.poisoned(c.dtype, [numBlocks, 2, c.numKvHeads, PAGE, c.headDim]);
+  const kvCache = bench.poisoned(c.fp8 ? 'float8_e4m3' : c.dtype, [numBlocks, 2, c.numKvHeads, PAGE, c.headDim]);
   const slotMapping = bench.ints('int64', [slots.length], slots);
   const kvWidth = c.numKvHeads * c.headDim;
   const [k, v] = [e.k, e.v].map((bits) => {
@@ -83,7 +88,7 @@ function fillCache(bench: OpBench, e: Encoded): { kvCache: Tensor; blocks: numbe
     wide.write(bits);
     return bench.run(() => reshape(narrow(wide, 1, 0, kvWidth), [slots.length, c.numKvHeads, c.headDim]));
   });
-  bench.run(() => kvCacheWrite(kvCache, k!, v!, slotMapping));
+  bench.run(() => kvCacheWrite(kvCache, k!, v!, slotMapping, c.fp8));
   return { kvCache, blocks, rows, width };
 }
 
@@ -119,9 +124,9 @@ async function attend(bench: OpBench, e: Encoded, cache: ReturnType<typeof fillC
   const out = bench.poisoned(c.dtype, [padded, c.numHeads, c.headDim]);
   bench.run(() => {
     const q = reshape(narrow(wide, 1, 0, width), [padded, c.numHeads, c.headDim]);
-    const { slidingWindow = 0, logitsSoftCap = 0 } = c;
+    const { slidingWindow = 0, logitsSoftCap = 0, fp8: { kScale, vScale } = NO_SCALES } = c;
     const [slopes, sinks] = [optional(e.slopes), optional(e.sinks)];
-    call('pagedAttention', out, q, cache.kvCache, blockTable, seqRows, seqLens, queryStartLoc, scaleOf(c), slidingWindow, logitsSoftCap, slopes, sinks);
+    call('pagedAttention', out, q, cache.kvCache, blockTable, seqRows, seqLens, queryStartLoc, scaleOf(c), slidingWindow, logitsSoftCap, slopes, sinks, kScale, vScale);
   });
   return bench.values(out);
 }
@@ -147,7 +152,7 @@ describe('pagedAttention', () => {
   it.each(ATTENTION_CASES.map((c) => [JSON.stringify(c), c] as const))('%s', async (_name, c) => {
     const x = inputsOf(c);
     const e = encodeInputs(c, x);
-    const expected = attentionReference(c, x);
+    const expected = attentionReference(c, stored(c, x));
     await forEachIsa(async (isa) => {
       const bench = new OpBench();
       const out = await attend(bench, e, fillCache(bench, e), wholeBatch(c));
@@ -161,6 +166,7 @@ describe('pagedAttention', () => {
   it.each((['float32', 'float16', 'bfloat16'] as const).flatMap((dtype) => [
     { ...INVARIANT, dtype },
     { ...INVARIANT, dtype, slidingWindow: 300, logitsSoftCap: 20, alibi: true, sinks: true },
+    { ...INVARIANT, dtype, fp8: { kScale: 0.02, vScale: 0.5 }, sinks: true },
   ]).map((c) => [JSON.stringify(c), c] as const))('gives a query the same bits alone, in any batch, chunk and number of threads: %s', async (_name, c) => {
     const e = encodeInputs(c, inputsOf(c));
     await forEachIsa(async (isa) => {
@@ -186,6 +192,7 @@ describe('pagedAttention of whole sequences', () => {
   itOn('cuda').each((['float16', 'bfloat16'] as const).flatMap((dtype) => [64, 128].flatMap((headDim) => [
     { ...WHOLE, dtype, headDim },
     { ...WHOLE, dtype, headDim, slidingWindow: 500, logitsSoftCap: 20, alibi: true, sinks: true },
+    { ...WHOLE, dtype, headDim, fp8: { kScale: 0.02, vScale: 0.5 } },
   ])).map((c) => [JSON.stringify(c), c] as const))('gives the same bits alone and in any batch: %s', async (_name, c) => {
     const bench = new OpBench();
     const e = encodeInputs(c, inputsOf(c));
@@ -209,7 +216,7 @@ describe('errors of pagedAttention', () => {
       const zeros = (shape: number[]): Tensor => bench.float('float32', shape, new Float64Array(shape.reduce((a, b) => a * b)));
       const q = zeros([2, shapes.numHeads ?? 2, 8]);
       const tables = [bench.ints('int32', [1, 2], blocks), bench.ints('int32', [1], [row]), bench.ints('int32', [1], [seqLen]), bench.ints('int32', [2], starts)] as const;
-      bench.run(() => call('pagedAttention', zeros([2, shapes.numHeads ?? 2, 8]), q, zeros([2, 2, 2, 16, 8]), ...tables, 1, 0, shapes.softCap ?? 0, null, null));
+      bench.run(() => call('pagedAttention', zeros([2, shapes.numHeads ?? 2, 8]), q, zeros([2, 2, 2, 16, 8]), ...tables, 1, 0, shapes.softCap ?? 0, null, null, 1, 1));
       await bench.device.synchronize();
     } finally {
       await bench.close();

@@ -60,6 +60,22 @@ export function fromF16Bits(bits: number): number {
   return exponent === 0 ? sign * mantissa * 2 ** -24 : sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
 }
 
+export function fromE4M3Bits(bits: number): number {
+  const [sign, exponent, mantissa] = [bits & 0x80 ? -1 : 1, (bits >> 3) & 15, bits & 7];
+  if (exponent === 15 && mantissa === 7) return NaN;
+  return exponent === 0 ? sign * mantissa * 2 ** -9 : sign * (1 + mantissa / 8) * 2 ** (exponent - 7);
+}
+
+/** To nearest, ties to even; beyond 448 cut to that. */
+export function toE4M3Bits(value: number): number {
+  if (Number.isNaN(value)) return 0x7f;
+  const sign = value < 0 || Object.is(value, -0) ? 0x80 : 0;
+  const size = Math.min(Math.abs(value), 448);
+  const exponent = Math.max(-6, Math.floor(Math.log2(size)));
+  const eighths = roundEven(size * 2 ** (3 - exponent)); // of 2^exponent; a carry into the exponent comes out right
+  return sign | (((exponent + 6) << 3) + eighths);
+}
+
 function roundEven(x: number): number {
   const floor = Math.floor(x);
   const rest = x - floor;
@@ -75,6 +91,12 @@ export function roundTo(dtype: FloatType, values: Float64Array): Float64Array {
 export function encode(dtype: FloatType, values: Float64Array): NodeJS.TypedArray {
   if (dtype === 'float32') return Float32Array.from(values);
   return Uint16Array.from(values, dtype === 'bfloat16' ? toBf16Bits : toF16Bits);
+}
+
+/** What a float8_e4m3 KV cache gives back for values of a float tensor. */
+export function throughFp8(values: Float64Array, scale: number): Float64Array {
+  const divisor = Math.fround(scale);
+  return values.map((v) => fromE4M3Bits(toE4M3Bits(Math.fround(v / divisor))) * divisor);
 }
 
 /** sqrt(sum (a-b)^2 / sum b^2); NaN in either gives NaN, which no tolerance accepts. */
@@ -135,6 +157,7 @@ export class OpBench {
     const raw = await tensor.read();
     if (tensor.dtype === 'bfloat16') return Float64Array.from(raw as Uint16Array, fromBf16Bits);
     if (tensor.dtype === 'float16') return Float64Array.from(raw as Uint16Array, fromF16Bits);
+    if (tensor.dtype === 'float8_e4m3') return Float64Array.from(raw as Uint8Array, fromE4M3Bits);
     return Float64Array.from(raw as ArrayLike<number>, Number);
   }
 

@@ -3,7 +3,7 @@ import type { DType } from '../../lib/config/vllm';
 import type { Tensor } from '../../lib/tensor/tensor';
 import { narrow } from '../../lib/tensor/views';
 import { linearReference } from './cases/gemm';
-import { FP8_CASES, INT_CASES, randomWeights, roundedToInt8, UNPACKED_CASES, type QuantCase, type QuantWeights } from './cases/quant';
+import { FP8_CASES, GPU_CASES, INT_CASES, randomWeights, roundedToFp8, roundedToInt8, UNPACKED_CASES, type QuantCase, type QuantWeights } from './cases/quant';
 import { encode, forEachIsa, itOn, OpBench, randomValues, relativeL2, roundTo, TEST_DEVICE, TOLERANCE, type FloatType } from './harness';
 
 /** A tensor of given elements or bits. */
@@ -80,7 +80,8 @@ async function checkCase(c: QuantCase, w: QuantWeights, x: Float64Array, bias: F
 }
 
 describe('linear layers with quantized weights', () => {
-  it.each([...INT_CASES, ...FP8_CASES, ...UNPACKED_CASES].map((c) => [JSON.stringify(c), c] as const))('%s', async (_name, c) => {
+  const CASES = [...INT_CASES, ...FP8_CASES, ...UNPACKED_CASES, ...(TEST_DEVICE === 'cuda' ? GPU_CASES : [])];
+  it.each(CASES.map((c) => [JSON.stringify(c), c] as const))('%s', async (_name, c) => {
     const w = randomWeights(c, 1);
     const x = roundTo(c.dtype, randomValues(c.m * c.k, 2));
     const bias = c.bias === 'none' ? null : roundTo(biasType(c), randomValues(c.n, 3));
@@ -115,7 +116,9 @@ describe('linear layers with quantized weights', () => {
 
   const INVARIANT: readonly QuantCase[] = (['int4', 'int8', 'fp8'] as const).flatMap((weight) =>
     (['bfloat16', 'float16', 'float32'] as const).flatMap((dtype) =>
-      [false, true].map((dynamic) => ({ ...BASE, weight, dtype, m: 401, n: 105, k: 352, group: 32, scaleType: 'float32', zeros: weight === 'int4', dynamic, outFloat32: false }) as const),
+      [false, true].map(
+        (dynamic): QuantCase => ({ ...BASE, ...{ weight, dtype, dynamic }, m: 401, n: 105, k: 352, group: 32, scaleType: 'float32', zeros: weight === 'int4', outFloat32: false }),
+      ),
     ),
   );
   itOn('cpu').each(INVARIANT.filter((c) => !c.dynamic || (c.weight !== 'fp8' && c.dtype !== 'float32')))(
@@ -141,6 +144,72 @@ describe('linear layers with quantized weights', () => {
       });
     },
   );
+
+  it.each(['float32', 'bfloat16'] as const)('keeps NaN among fp8 weights in its column: %s', async (dtype) => {
+    const c: QuantCase = { ...BASE, weight: 'fp8', dtype, m: 7, n: 40, k: 64, group: -1, scaleType: 'float32', zeros: false, dynamic: false };
+    const w = randomWeights(c, 7);
+    for (const [row, code] of [[3, 0x7f], [38, 0xff]] as const) w.codes[row * c.k + row] = code;
+    await forEachIsa(async () => {
+      const bench = new OpBench();
+      const out = bench.poisoned('float32', [c.m, c.n]);
+      const weights = weightTensors(bench, c, w);
+      bench.run(() => linear(c, out, bench.float(dtype, [c.m, c.k], randomValues(c.m * c.k, 8)), weights, null));
+      const values = await bench.values(out);
+      expect(values.map((v, i) => Number(Number.isNaN(v) !== [3, 38].includes(i % c.n))).some(Boolean)).toBe(false);
+      await bench.close();
+    });
+  });
+
+  /** Rows of one batch by the same kernel: up to 64 tokens, above, and all in batch-invariant mode. */
+  const GPU_PARTS = [
+    [64, false, [[0, 1], [63, 1], [5, 8], [20, 30]]],
+    [401, false, [[0, 65], [300, 101], [17, 200]]],
+    [401, true, [[0, 1], [400, 1], [17, 5], [3, 64], [100, 300]]],
+  ] as const;
+  itOn('cuda').each(
+    (['int4', 'int8', 'fp8'] as const).flatMap((weight) => GPU_PARTS.flatMap(([m, invariant, parts]) => [32, 256].map((group) => [weight, group, m, invariant, parts] as const))),
+  )('is the same bit for bit in one batch and another of a kernel: %s group %i, %i rows, batch invariant %p', async (weight, group, m, invariant, parts) => {
+    const c: QuantCase = { ...BASE, weight, dtype: 'bfloat16', m, n: 200, k: 512, group, scaleType: 'float32', zeros: false, dynamic: false };
+    const w = randomWeights(c, 1);
+    const bench = new OpBench();
+    bench.device.configureGemm({ batchInvariant: invariant });
+    const weights = weightTensors(bench, c, w);
+    const x = tensorOf(bench, c.dtype, [m, c.k], encode(c.dtype, randomValues(m * c.k, 2)));
+    const result = async (start: number, count: number): Promise<Float64Array> => {
+      const out = bench.poisoned('float32', [count, c.n]);
+      bench.run(() => linear(c, out, narrow(x, 0, start, count), weights, null));
+      return bench.values(out);
+    };
+    const whole = await result(0, m);
+    for (const [start, count] of parts) {
+      const part = await result(start, count);
+      expect([start, Buffer.from(part.buffer).equals(Buffer.from(whole.buffer, start * c.n * 8, count * c.n * 8))]).toEqual([start, true]);
+    }
+    await bench.close();
+  });
+
+  itOn('cuda').each(
+    (['bfloat16', 'float16'] as const).flatMap((dtype) =>
+      [3, 16, 130].flatMap((m) => (['dynamic', { staticScale: 1 / 64 }] as const).map((activation) => [dtype, m, activation, m !== 16] as const)),
+    ),
+  )('rounds activations to fp8, or multiplies exactly: %s, %i rows, %p, float32 out %p', async (dtype, m, activation, outFloat32) => {
+    const c: QuantCase = { ...BASE, weight: 'fp8', dtype, m, n: 208, k: 1056, group: -1, scaleType: 'float32', zeros: false, dynamic: true, outFloat32 };
+    const w = randomWeights(c, 8);
+    const x = roundTo(dtype, randomValues(c.m * c.k, 9).map((v, i) => (Math.floor(i / c.k) === 1 ? 0 : v)));
+    const biasValues = roundTo(dtype, randomValues(c.n, 3));
+    const exact = linearReference(c, x, w.values, biasValues);
+    const rounded = linearReference(c, roundedToFp8(x, c.m, c.k, activation === 'dynamic' ? null : activation.staticScale), w.values, biasValues);
+    expect(relativeL2(rounded, exact)).toBeGreaterThan(1e-2);
+    const bench = new OpBench();
+    const weights = weightTensors(bench, c, w);
+    const out = bench.poisoned(outType(c), [c.m, c.n]);
+    const [input, bias] = [bench.float(dtype, [c.m, c.k], x), bench.float(dtype, [c.n], biasValues)];
+    bench.run(() => quant.linearFp8Into(out, input, weights.weight, weights.scales, bias, { blockN: 1, blockK: c.k }, activation));
+    const actual = await bench.values(out);
+    // Without the library the weight is multiplied as it is.
+    expect(Math.min(relativeL2(actual, rounded), relativeL2(actual, exact))).toBeLessThan(TOLERANCE[dtype]);
+    await bench.close();
+  });
 
   it.each(['int4', 'int8'] as const)('gives zero for a row of zeros and NaN for one with an infinity: %s', async (weight) => {
     const c: QuantCase = { ...BASE, weight, dtype: 'bfloat16', m: 3, n: 40, k: 128, group: 32, zeros: false, dynamic: true };

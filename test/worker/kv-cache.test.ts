@@ -14,9 +14,11 @@ describe('blocks of the KV pool', () => {
     ['float32', 4],
     ['bfloat16', 2],
     ['float16', 2],
+    ['float8_e4m3', 1],
   ] as const)('a block of %s holds keys and values of all layers', (dtype, bytes) => {
-    const config = makeVllmConfig({ model: { dtype }, cache: { blockSize: 16 } });
-    expect(bytesPerBlock(config, [{ numKvHeads: 8, headDim: 128 }, { numKvHeads: 2, headDim: 64 }])).toBe(2 * 16 * (8 * 128 + 2 * 64) * bytes);
+    const kvCache = { dtype };
+    const config = makeVllmConfig({ cache: { blockSize: 16 } });
+    expect(bytesPerBlock(config, [{ numKvHeads: 8, headDim: 128, kvCache }, { numKvHeads: 2, headDim: 64, kvCache }])).toBe(2 * 16 * (8 * 128 + 2 * 64) * bytes);
   });
 
   it('as configured', () => {
@@ -61,6 +63,27 @@ describe('KvCache', () => {
     cache.dispose();
     await device.close();
     expect(liveStorages().count).toBe(0);
+    expect(tensorTable().liveRows).toBe(0);
+  });
+
+  it.each([
+    ['bfloat16', 2],
+    ['float32', 4],
+  ] as const)('of a %s model holds more blocks in float8_e4m3, %d times as many in the same bytes', async (dtype, times) => {
+    const blocks: number[] = [];
+    for (const kvCacheDtype of ['auto', 'fp8'] as const) {
+      const config = makeVllmConfig({ model: { dtype, maxModelLen: 4096 }, cache: { numBlocks: null, kvCacheDtype, kvCacheBytes: 1 << 16 }, scheduler: { maxNumSeqs: 64 } });
+      const device = Device.create('cpu', 1);
+      const layer = new Attention(config, options, 'a');
+      const cache = KvCache.allocate(config, device);
+      expect(layer.kvCache.dtype).toBe(kvCacheDtype === 'fp8' ? 'float8_e4m3' : dtype);
+      expect(liveStorages()).toEqual({ count: 1, bytes: 1 << 16 });
+      blocks.push(cache.numBlocks);
+      for (const param of layer.parameters()) param.dispose();
+      cache.dispose();
+      await device.close();
+    }
+    expect(blocks[1]).toBe(times * blocks[0]!);
     expect(tensorTable().liveRows).toBe(0);
   });
 

@@ -6,8 +6,11 @@ import { liveStorages } from '../../lib/tensor/device';
 import type { Tensor } from '../../lib/tensor/tensor';
 import { CudaGraphRunner, cudaGraphSizes } from '../../lib/worker/cuda-graphs';
 import { ModelRunner } from '../../lib/worker/model-runner';
+import { describeShared, sharedPath } from '../fixtures/shared';
 
-const MODEL = path.join(__dirname, '..', '..', 'examples', 'models', 'kvasir-tales-5m');
+const TALES = path.join(__dirname, '..', '..', 'examples', 'models', 'kvasir-tales-5m');
+/** Two KV cache groups. */
+const GEMMA = sharedPath('models', 'tiny-random', 'gemma2');
 const MAX_SEQS = 11;
 
 /** Which way a decode step takes its tokens, by the number of steps that did. */
@@ -33,8 +36,8 @@ function useGraphPath(): Ways {
 }
 
 /** Requests of different lengths, some of which need more than drawing. */
-function work(special: boolean): { prompts: { promptTokenIds: number[] }[]; params: SamplingParams[] } {
-  const prompts = Array.from({ length: 17 }, (_, i) => ({ promptTokenIds: Array.from({ length: 1 + ((i * 7) % 40) }, (__, k) => 3 + ((i * 31 + k * 17) % 2000)) }));
+function work(special: boolean, vocabSize: number): { prompts: { promptTokenIds: number[] }[]; params: SamplingParams[] } {
+  const prompts = Array.from({ length: 17 }, (_, i) => ({ promptTokenIds: Array.from({ length: 1 + ((i * 7) % 40) }, (__, k) => 3 + ((i * 31 + k * 17) % (vocabSize - 48))) }));
   const params = prompts.map((_, i): SamplingParams => {
     const plain = { temperature: [0, 0.8, 1.3][i % 3]!, topP: i % 4 === 0 ? 0.9 : 1, seed: i, maxTokens: 6 + ((i * 13) % 30), ignoreEos: true };
     const extra: SamplingParams[] = [{ logprobs: 3 }, { frequencyPenalty: 0.5, repetitionPenalty: 1.2 }, { minTokens: 6, ignoreEos: false }, { logitBias: { 17: 3 } }, { promptLogprobs: 1 }];
@@ -43,9 +46,9 @@ function work(special: boolean): { prompts: { promptTokenIds: number[] }[]; para
   return { prompts, params };
 }
 
-async function run(asyncScheduling: boolean, special: boolean): Promise<unknown[]> {
-  const { prompts, params } = work(special);
-  const llm = await LLM.create({ model: MODEL, device: 'cpu', numThreads: 1, maxNumSeqs: MAX_SEQS, maxModelLen: 128, asyncScheduling });
+async function run(model: string, asyncScheduling: boolean, special: boolean): Promise<unknown[]> {
+  const llm = await LLM.create({ model, device: 'cpu', numThreads: 1, maxNumSeqs: MAX_SEQS, maxModelLen: 128, asyncScheduling });
+  const { prompts, params } = work(special, llm.config.model.vocabSize);
   try {
     const outputs: RequestOutput[] = await llm.generate(prompts, params);
     return outputs.map(({ promptLogprobs, outputs: [o] }) => [promptLogprobs, o!.tokenIds, o!.logprobs, o!.finishReason]);
@@ -55,19 +58,24 @@ async function run(asyncScheduling: boolean, special: boolean): Promise<unknown[
   }
 }
 
-describe('decode steps as CUDA graphs take them', () => {
-  afterEach(() => void jest.restoreAllMocks());
+describe.each([
+  ['kvasir-tales-5m', TALES, describe],
+  ['gemma2, layers in two KV cache groups', GEMMA, describeShared],
+] as const)('decode steps as CUDA graphs take them: %s', (_, model, describeModel) => {
+  describeModel('with padding', () => {
+    afterEach(() => void jest.restoreAllMocks());
 
-  it.each([
-    [false, false],
-    [false, true],
-    [true, false],
-    [true, true],
-  ])('give bit for bit what plain steps give (asyncScheduling %p, requests that need more than drawing %p)', async (asyncScheduling, special) => {
-    const expected = await run(asyncScheduling, special);
-    const ways = useGraphPath();
-    expect(await run(asyncScheduling, special)).toEqual(expected);
-    expect(ways.tokens).toBeGreaterThan(5);
-    expect(ways.logits > 5).toBe(special);
+    it.each([
+      [false, false],
+      [false, true],
+      [true, false],
+      [true, true],
+    ])('give bit for bit what plain steps give (asyncScheduling %p, requests that need more than drawing %p)', async (asyncScheduling, special) => {
+      const expected = await run(model, asyncScheduling, special);
+      const ways = useGraphPath();
+      expect(await run(model, asyncScheduling, special)).toEqual(expected);
+      expect(ways.tokens).toBeGreaterThan(5);
+      expect(ways.logits > 5).toBe(special);
+    });
   });
 });

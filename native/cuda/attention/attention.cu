@@ -45,32 +45,45 @@ DecodeLaunch planDecode(CudaStream& stream, const Arguments& a, const Tensor& bl
   return d;
 }
 
-bool fitsPrefill(const CudaStream& stream, int headDim) {
+bool fitsPrefill(const CudaStream& stream, int headDim, DType cache) {
   int most = 0;
   KVASIR_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.ordinal()));
-  return prefillSharedBytes(headDim) + 1024 <= most;
+  return prefillSharedBytes(headDim, elementSize(cache)) + 1024 <= most;
+}
+
+// For queries and a cache of certain types; decode and prefill are null for float32.
+struct Kernels {
+  DType dtype, cache;  // dtype: of q
+  void (*decode)(const Arguments& a, const DecodeLaunch& d, Chain s);
+  void (*prefill)(const Arguments& a, cudaStream_t s);
+  void (*plain)(const Arguments& a, DType dtype, bool prefillOnly, cudaStream_t s);
+};
+Kernels kernelsOf(DType q, DType cache) {
+  const bool fp8 = cache == DType::Float8E4M3;
+  const auto onAnything = fp8 ? plainFp8 : plain;
+  if (q == DType::Float32) return {q, cache, nullptr, nullptr, onAnything};
+  if (q == DType::Float16) return {q, cache, fp8 ? decodeFloat16Fp8 : decodeFloat16, fp8 ? prefillFloat16Fp8 : prefillFloat16, onAnything};
+  return {q, cache, fp8 ? decodeBFloat16Fp8 : decodeBFloat16, fp8 ? prefillBFloat16Fp8 : prefillBFloat16, onAnything};
 }
 
 // Every launch handles the sequences of its kind, by their query length on the device. Only a step of as many tokens as sequences is known
 // here to be decode; that launch takes any other lengths too, so that it is right whatever they are.
-void launchTensorCore(CudaStream& stream, const Arguments& a, DType dtype, const Tensor& blockTable, cudaStream_t s) {
-  const bool half = dtype == DType::Float16, oneTokenEach = a.numTokens == a.numSeqs;
+void launchTensorCore(CudaStream& stream, const Arguments& a, const Kernels& kernels, const Tensor& blockTable, cudaStream_t s) {
+  const bool oneTokenEach = a.numTokens == a.numSeqs;
   if (a.numSeqs > 0) {
     const DecodeLaunch d = planDecode(stream, a, blockTable, oneTokenEach);
-    const Chain chain{s, stream.overlaps()};
-    half ? decodeFloat16(a, d, chain) : decodeBFloat16(a, d, chain);
+    kernels.decode(a, d, Chain{s, stream.overlaps()});
   }
   if (oneTokenEach) return;
-  if (!fitsPrefill(stream, a.headDim)) plain(a, dtype, true, s);
-  else if (half) prefillFloat16(a, s);
-  else prefillBFloat16(a, s);
+  if (fitsPrefill(stream, a.headDim, kernels.cache)) kernels.prefill(a, s);
+  else kernels.plain(a, kernels.dtype, true, s);
 }
 
 }  // namespace
 
 Arguments attention::argumentsOf(const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
                                  const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
-                                 const MaybeTensor& alibiSlopes, const MaybeTensor& sinks) {
+                                 const MaybeTensor& alibiSlopes, const MaybeTensor& sinks, double kScale, double vScale) {
   Arguments a;
   a.out = out.data;
   a.q = q.data;
@@ -91,7 +104,8 @@ Arguments attention::argumentsOf(const Tensor& out, const Tensor& q, const Tenso
   a.group = a.numHeads / a.numKvHeads;
   a.headDim = static_cast<int>(q.dims[2]);
   a.window = static_cast<int>(std::min<int64_t>(slidingWindow, 1 << 30));
-  a.scale = static_cast<float>(scale);
+  a.scale = static_cast<float>(scale * kScale);
+  a.valueScale = static_cast<float>(vScale);
   a.softCap = static_cast<float>(logitsSoftCap);
   const int64_t size = elementSize(q.dtype);
   a.alignedQ = accessBytes({addressOf(q), a.qTokenStride * size, a.qHeadStride * size}) == 16;
@@ -100,13 +114,15 @@ Arguments attention::argumentsOf(const Tensor& out, const Tensor& q, const Tenso
 
 void pagedAttention(CudaStream& stream, const Tensor& out, const Tensor& q, const Tensor& kvCache, const Tensor& blockTable, const Tensor& seqRows,
                     const Tensor& seqLens, const Tensor& queryStartLoc, double scale, int64_t slidingWindow, double logitsSoftCap,
-                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks) {
+                    const MaybeTensor& alibiSlopes, const MaybeTensor& sinks, double kScale, double vScale) {
   if (out.numel() == 0) return;
-  const Arguments a = argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStartLoc, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks);
-  const bool tensorCores = q.dtype != DType::Float32 && hasTensorCoreKernel(a.headDim) && accessBytes({addressOf(out), addressOf(kvCache)}) == 16;
+  const Arguments a =
+      argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStartLoc, scale, slidingWindow, logitsSoftCap, alibiSlopes, sinks, kScale, vScale);
+  const Kernels kernels = kernelsOf(q.dtype, kvCache.dtype);
+  const bool tensorCores = kernels.decode && hasTensorCoreKernel(a.headDim) && accessBytes({addressOf(out), addressOf(kvCache)}) == 16;
   stream.launch("pagedAttention", [&](cudaStream_t s) {
-    if (tensorCores) launchTensorCore(stream, a, q.dtype, blockTable, s);
-    else plain(a, q.dtype, false, s);
+    if (tensorCores) launchTensorCore(stream, a, kernels, blockTable, s);
+    else kernels.plain(a, q.dtype, false, s);
   });
 }
 

@@ -37,7 +37,7 @@ __device__ __forceinline__ T* outRow(const Arguments& a, const Tile& tile, int r
 template <class T, int D>
 __device__ __forceinline__ void writeRow(const Arguments& a, const Tile& tile, int row, const RowState<D>& state, int lane) {
   const int head = tile.kvHead * a.group + (tile.first + row) % a.group;
-  const float factor = finalFactor(state.m, state.l, a.sinks ? a.sinks + head : nullptr);
+  const float factor = finalFactor(state.m, state.l, a.sinks ? a.sinks + head : nullptr, a.valueScale);
   T* out = outRow<T, D>(a, tile, row);
 #pragma unroll
   for (int i = 0; i < RowState<D>::kPairs; ++i)
@@ -52,8 +52,8 @@ __device__ __forceinline__ void zeroRows(const Arguments& a, const Tile& tile) {
 }
 
 // Queries as right operands, their positions and slopes. Rows past the tile are zero.
-template <class T, int D, int kTiles>
-__device__ __forceinline__ void loadQueries(DecodeWarp<T, D, kTiles>& warp, const Arguments& a, const Tile& tile, int context, int lane) {
+template <class T, class C, int D, int kTiles>
+__device__ __forceinline__ void loadQueries(DecodeWarp<T, C, D, kTiles>& warp, const Arguments& a, const Tile& tile, int context, int lane) {
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -69,7 +69,7 @@ __device__ __forceinline__ void loadQueries(DecodeWarp<T, D, kTiles>& warp, cons
     for (int step = 0; step < D / 16; ++step) warp.q[n][step][0] = warp.q[n][step][1] = 0;
     if (n * 8 + g >= tile.rows) continue;
     if (a.alignedQ) {
-      loadKey<T, D>(warp.q[n], q, t);
+      DecodePage<T, C, D>::loadRow(warp.q[n], q, t);
       continue;
     }
     const uint16_t* bits = reinterpret_cast<const uint16_t*>(q);
@@ -77,7 +77,7 @@ __device__ __forceinline__ void loadQueries(DecodeWarp<T, D, kTiles>& warp, cons
     for (int step = 0; step < D / 16; ++step)
 #pragma unroll
       for (int w = 0; w < 2; ++w) {
-        const uint16_t* pair = bits + keyDim<D>(step, t) + 2 * w;
+        const uint16_t* pair = bits + DecodePage<T, C, D>::keyDim(step, t) + 2 * w;
         warp.q[n][step][w] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
       }
   }
@@ -158,7 +158,7 @@ struct BlockState {
   BlockLeaves leaves;
 };
 
-template <class T, int D, int kTiles>
+template <class T, class C, int D, int kTiles>
 struct DecodeBlock {
   const Arguments& a;
   const DecodeLaunch& d;
@@ -204,9 +204,9 @@ struct DecodeBlock {
     const Logits logit(a);
     const volatile BlockLeaves& leaves = b.leaves;
     const int page = kPageTokens * D;
-    PageStream<T> pages{leaves, static_cast<const T*>(a.cache) + int64_t{b.tile.kvHead} * page, table, a.numKvHeads * page};
+    PageStream<C> pages{leaves, static_cast<const C*>(a.cache) + int64_t{b.tile.kvHead} * page, table, a.numKvHeads * page};
     pages.begin();
-    DecodeWarp<T, D, kTiles> w;
+    DecodeWarp<T, C, D, kTiles> w;
     loadQueries(w, a, b.tile, b.context, lane);
     w.begin(pages, lane);
     uint32_t held = 0;
@@ -239,7 +239,7 @@ struct DecodeBlock {
   }
 };
 
-template <class T, int D, int kTiles>
+template <class T, class C, int D, int kTiles>
 __global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles)) decodeKernel(const Arguments a, const DecodeLaunch d) {
   extern __shared__ float4 sharedMemory[];
   __shared__ BlockState state;
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles))
     if (threadIdx.x == 0)
       state = {tile, slot, used, context, {lo, hi, minPos, maxPos, a.window}, {base, hi, leaf, slot.split, slot.splits, count, count > 1 ? 32 - __clz(count - 1) : 0}};
     __syncthreads();
-    const DecodeBlock<T, D, kTiles> block{a, d, state, reinterpret_cast<float*>(sharedMemory), warp, lane};
+    const DecodeBlock<T, C, D, kTiles> block{a, d, state, reinterpret_cast<float*>(sharedMemory), warp, lane};
     block.attend(table);
     if (state.used == 1 || !block.arriveLast()) continue;
     for (int row = warp; row < state.tile.rows; row += kDecodeWarps)
@@ -283,9 +283,9 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles))
   }
 }
 
-template <class T, int D, int kTiles>
+template <class T, class C, int D, int kTiles>
 void launchDecode(const Arguments& a, const DecodeLaunch& d, Chain chain) {
-  const auto kernel = decodeKernel<T, D, kTiles>;
+  const auto kernel = decodeKernel<T, C, D, kTiles>;
   const int bytes = static_cast<int>(decodeSharedBytes(D, d.tileRows));
   if (bytes > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   const dim3 grid(static_cast<unsigned>(a.numKvHeads * d.tiles), static_cast<unsigned>(d.slots));
@@ -293,15 +293,16 @@ void launchDecode(const Arguments& a, const DecodeLaunch& d, Chain chain) {
   launchChained(chain, kernel, grid, kDecodeWarps * 32, a, d);
 }
 
-template <class T>
+// T: type of queries and output; C: of the cache.
+template <class T, class C = T>
 void dispatchDecode(const Arguments& a, const DecodeLaunch& d, Chain s) {
   const bool two = d.tileRows > 8;
   switch (a.headDim) {
-    case 64: return two ? launchDecode<T, 64, 2>(a, d, s) : launchDecode<T, 64, 1>(a, d, s);
-    case 80: return two ? launchDecode<T, 80, 2>(a, d, s) : launchDecode<T, 80, 1>(a, d, s);
-    case 96: return two ? launchDecode<T, 96, 2>(a, d, s) : launchDecode<T, 96, 1>(a, d, s);
-    case 128: return two ? launchDecode<T, 128, 2>(a, d, s) : launchDecode<T, 128, 1>(a, d, s);
-    default: return launchDecode<T, 256, 1>(a, d, s);
+    case 64: return two ? launchDecode<T, C, 64, 2>(a, d, s) : launchDecode<T, C, 64, 1>(a, d, s);
+    case 80: return two ? launchDecode<T, C, 80, 2>(a, d, s) : launchDecode<T, C, 80, 1>(a, d, s);
+    case 96: return two ? launchDecode<T, C, 96, 2>(a, d, s) : launchDecode<T, C, 96, 1>(a, d, s);
+    case 128: return two ? launchDecode<T, C, 128, 2>(a, d, s) : launchDecode<T, C, 128, 1>(a, d, s);
+    default: return launchDecode<T, C, 256, 1>(a, d, s);
   }
 }
 

@@ -20,7 +20,7 @@ __device__ __forceinline__ int plannedKeys(const Arguments& a, const DecodeLaunc
   return a.window > 0 ? min(seqLen, queryLen + a.window - 1) : seqLen;
 }
 
-__device__ __forceinline__ int plannedSplits(const Arguments& a, const DecodeLaunch& d, int i, int64_t tokens) {
+__device__ __forceinline__ int plannedSplits(const Arguments& a, const DecodeLaunch& d, int i, int tokens) {
   const int keys = plannedKeys(a, d, i);
   return keys <= 0 ? keys + 1 : splitsOf(keys, tokens, d.minLeafTokens);
 }
@@ -30,14 +30,14 @@ __device__ __forceinline__ int plannedSplits(const Arguments& a, const DecodeLau
 __device__ __forceinline__ bool findSlot(const Arguments& a, const DecodeLaunch& d, int number, int lane, DecodeSlot& slot) {
   const int run = (a.numSeqs + 31) / 32, begin = min(lane * run, a.numSeqs), end = min(begin + run, a.numSeqs);
   if (begin < end) asm volatile("prefetch.global.L1 [%0];" ::"l"(a.seqRows + begin));  // needed next
-  int64_t tokens = d.blockTokens;
+  int tokens = d.blockTokens;
   if (tokens == 0) {
-    int64_t keys = 0;
+    float keys = 0;  // exact up to 2^24, and the same in every warp beyond
 #pragma unroll 4
-    for (int i = begin; i < end; ++i) keys += max(0, plannedKeys(a, d, i));
+    for (int i = begin; i < end; ++i) keys += static_cast<float>(max(0, plannedKeys(a, d, i)));
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) keys += __shfl_xor_sync(0xffffffffu, keys, step);
-    tokens = blockTokens(keys * a.numKvHeads * d.tiles, d.few, d.many);
+    tokens = blockTokens(keys * static_cast<float>(a.numKvHeads * d.tiles), d.few, d.many);
   }
   uint32_t counts = 0;  // of splits: of sequences with several in the upper half, with one in the lower
 #pragma unroll 4

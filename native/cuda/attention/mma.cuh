@@ -78,6 +78,13 @@ __device__ __forceinline__ void copyAsync(uint32_t to, const void* from, bool va
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+// The same with 8 or 16 bytes.
+template <int kBytes>
+__device__ __forceinline__ void copyPiece(uint32_t to, const void* from, bool valid) {
+  if constexpr (kBytes == 16) return copyAsync(to, from, valid);
+  const int bytes = valid ? 8 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void waitForCopies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 

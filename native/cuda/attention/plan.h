@@ -25,7 +25,7 @@ inline constexpr int kBlockTokens = 2048;
 inline constexpr int kManyBlocks = 8;  // per multiprocessor
 
 // Blocks of a multiprocessor at once: registers for a page of keys and one of values, and sixteen warps or so to hide the latency.
-KVASIR_BOTH constexpr int decodeOccupancy(int headDim, int tiles) { return tiles > 1 || headDim > 64 ? 2 : 3; }
+KVASIR_BOTH constexpr int decodeOccupancy(int headDim, int tiles) { return tiles > 1 || headDim > 64 ? 2 : 4; }
 
 // Prefill: rows (query tokens x heads of the group) of one block.
 inline constexpr int kTileRows = 128;
@@ -43,18 +43,19 @@ KVASIR_BOTH constexpr int leafCount(int keys, int least) {
   return (keys + tokens - 1) / tokens;
 }
 
-// Keys that each block of a launch should take, where all (sequence, kv head, tile of rows) attend `keys`. At least keys / many.
-KVASIR_BOTH constexpr int64_t blockTokens(int64_t keys, int few, int many) {
-  const int64_t fill = (keys + few - 1) / few, crowd = (keys + many - 1) / many;
-  const int64_t most = crowd > kBlockTokens ? crowd : kBlockTokens, tokens = fill < most ? fill : most;
-  return tokens > kLeafStep ? tokens : kLeafStep;
+// Keys that each block of a launch should take, where all (sequence, kv head, tile of rows) attend `keys`. More than keys / many. Every
+// warp computes it before it loads anything: in float, because a 64-bit division takes longer than a page.
+KVASIR_BOTH constexpr int blockTokens(float keys, int few, int many) {
+  const float fill = keys / static_cast<float>(few), crowd = keys / static_cast<float>(many);
+  const float most = crowd > kBlockTokens ? crowd : kBlockTokens, tokens = fill < most ? fill : most;
+  return tokens > kLeafStep ? static_cast<int>(tokens * 1.0001f) + 1 : kLeafStep;
 }
 
 // Blocks that share the leaves of a (sequence, kv head, tile): a power of two. Block x takes leaves x, x + splits, ..
-KVASIR_BOTH constexpr int splitsOf(int keys, int64_t tokens, int least) {
-  const int leaves = leafCount(keys, least);
+KVASIR_BOTH constexpr int splitsOf(int keys, int tokens, int least) {
+  const int steps = (keys + kLeafStep - 1) / kLeafStep, leaves = least > 0 ? leafCount(keys, least) : steps < kMaxLeaves ? steps : kMaxLeaves;
   int splits = 1;
-  while (splits < leaves && 2 * splits * tokens <= keys) splits *= 2;
+  while (splits < leaves && 2 * splits * tokens <= keys) splits *= 2;  // 32 * tokens fits: a block has fewer than 2^26 keys
   return splits;
 }
 

@@ -216,7 +216,8 @@ struct PrefillWarp {
         float sum = l[i][c];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        const float factor = finalFactor(m[i][c], sum, a.sinks ? a.sinks + tile.kvHead * a.group + rowOf(i, c, lane / 4) % a.group : nullptr);
+        const float factor = finalFactor(m[i][c], sum, a.sinks ? a.sinks + tile.kvHead * a.group + rowOf(i, c, lane / 4) % a.group : nullptr,
+                                         a.valueScale);
         const int row = firstRow + i * 16 + c * 8 + lane / 4;
 #pragma unroll
         for (int n = 0; n < kChunks; ++n)

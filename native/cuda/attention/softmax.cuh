@@ -75,16 +75,16 @@ __device__ __forceinline__ void merge(RowState<D>& a, const RowState<D>& b) {
   for (int i = 0; i < RowState<D>::kPairs; ++i) a.o[i] = mergeValues(a.o[i], b.o[i], f);
 }
 
-// What a finished sum is multiplied with: 1 / denominator, the sink (a logit without a value) included. A row that attends nothing
-// becomes zero.
-__device__ __forceinline__ float finalFactor(float m, float l, const float* sink) {
+// What a finished sum is multiplied with: valueScale / denominator, the sink (a logit without a value) included. A row that attends
+// nothing becomes zero.
+__device__ __forceinline__ float finalFactor(float m, float l, const float* sink, float valueScale) {
   float factor = 1.0f;
   if (sink) {
     const float s = *sink * kLog2e, top = fmaxf(m, s);
     factor = exp2Fast(m - top);
     l = __fmaf_rn(l, factor, exp2Fast(s - top));
   }
-  return l == 0 ? 0.0f : factor / l;
+  return l == 0 ? 0.0f : factor / l * valueScale;
 }
 
 }  // namespace kvasir::cuda::attention

@@ -1,7 +1,10 @@
+import type { KvScales } from '../../../lib/ops/cache';
 import type { FloatType } from '../harness';
 
 export interface AttentionCase {
   readonly dtype: FloatType;
+  /** A float8_e4m3 cache with these scales; else the cache has the dtype of the queries. */
+  readonly fp8?: KvScales;
   /** Query tokens and keys (these queries included) of each sequence. */
   readonly sequences: readonly (readonly [queryLen: number, seqLen: number])[];
   readonly numHeads: number;
@@ -37,7 +40,12 @@ const SHAPES: readonly Omit<AttentionCase, 'dtype'>[] = [
   { sequences: SMALL, numHeads: 2, numKvHeads: 2, headDim: 64, logitsSoftCap: 5, alibi: true, sinks: true, slidingWindow: 100 },
 ];
 
-export const ATTENTION_CASES: readonly AttentionCase[] = (['float32', 'float16', 'bfloat16'] as const).flatMap((dtype) => SHAPES.map((s) => ({ dtype, ...s })));
+const FP8_SCALES: readonly KvScales[] = [{ kScale: 1, vScale: 1 }, { kScale: 0.0123, vScale: 0.0234 }, { kScale: 0.8, vScale: 0.03 }];
+
+export const ATTENTION_CASES: readonly AttentionCase[] = (['float32', 'float16', 'bfloat16'] as const).flatMap((dtype) => [
+  ...SHAPES.map((s) => ({ dtype, ...s })),
+  ...SHAPES.filter((_, i) => dtype === 'bfloat16' || i % 4 === 0).map((s, i) => ({ dtype, fp8: FP8_SCALES[i % 3]!, ...s })),
+]);
 
 export interface AttentionInputs {
   /** [numTokens, numHeads, headDim] */

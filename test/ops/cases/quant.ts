@@ -68,6 +68,24 @@ export const FP8_CASES: readonly QuantCase[] = DTYPES.flatMap((dtype, d) =>
   }),
 );
 
+/** What a GPU treats differently: batches beyond 16 and 64 tokens, many tiles, scales and codes split among warps. [m, n, k, group] */
+const GPU_SHAPES: readonly (readonly [number, number, number, number])[] = [
+  [1, 4096, 4096, 128], [1, 528, 2080, -1], [8, 200, 1024, 32], [9, 200, 1024, 64], [16, 200, 1152, 128], [17, 136, 512, 256], [64, 100, 512, -1],
+  [65, 100, 512, 128], [65, 200, 1056, -1], [130, 130, 448, 64], [300, 5200, 192, 32], [300, 5136, 192, -1],
+];
+
+/** float8 blocks of the shapes take turns: a scale per row, or 128 x group. */
+export const GPU_CASES: readonly QuantCase[] = (['int4', 'int8', 'fp8'] as const).flatMap((weight, w) =>
+  (['bfloat16', 'float16'] as const).flatMap((dtype, d) =>
+    GPU_SHAPES.map(([m, n, k, group], i): QuantCase => {
+      const turn = i + d + w;
+      const scaleType = weight === 'fp8' ? 'float32' : DTYPES[turn % 3]!;
+      const common = { weight, dtype, m, n, k, group, blockN: weight === 'fp8' && group !== -1 ? 128 : 1, scaleType, ...turns(turn) };
+      return { ...common, zeros: weight === 'int4' && turn % 2 === 0, dynamic: weight === 'int8' && group === -1, packed: turn % 3 !== 0 };
+    }),
+  ),
+);
+
 /** Inner sizes without a packed form. */
 export const UNPACKED_CASES: readonly QuantCase[] = DTYPES.flatMap((dtype) =>
   (['int4', 'int8'] as const).flatMap((weight) =>
@@ -154,6 +172,18 @@ export function roundedToInt8(x: Float64Array, m: number, k: number, group: numb
         const scale = Math.fround(largest * Math.fround(1 / 127));
         part.forEach((v, i) => (out[row * k + at + i] = largest === 0 ? 0 : roundEven(Math.fround(v * inverse)) * scale));
       }
+  return out;
+}
+
+/** x rounded to fp8 with one scale per row, or with a given one, as float32 arithmetic does it. */
+export function roundedToFp8(x: Float64Array, m: number, k: number, fixedScale: number | null): Float64Array {
+  const out = new Float64Array(x.length);
+  for (let row = 0; row < m; row++) {
+    const line = x.subarray(row * k, (row + 1) * k);
+    const largest = line.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+    const scale = Math.fround(fixedScale ?? (largest === 0 ? 1 : largest / 448));
+    line.forEach((v, i) => (out[row * k + i] = fromFp8(toFp8(Math.max(-448, Math.min(448, Math.fround(v / scale))))) * scale));
+  }
   return out;
 }
 

@@ -1,0 +1,7 @@
+#include "cuda/quant/skinny.cuh"
+
+namespace kvasir::cuda {
+
+template void launchQuantSkinny<QuantKind::Fp8>(const QuantArgs& args, DType dtype, cudaStream_t stream);
+
+}  // namespace kvasir::cuda

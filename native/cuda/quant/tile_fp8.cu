@@ -1,0 +1,7 @@
+#include "cuda/quant/tile.cuh"
+
+namespace kvasir::cuda {
+
+template void launchQuantTile<QuantKind::Fp8>(const QuantArgs& args, DType dtype, Chain chain);
+
+}  // namespace kvasir::cuda
