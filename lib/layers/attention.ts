@@ -6,11 +6,10 @@ import { checkFullName } from '../nn/full-name';
 import { extractLayerIndex, Module } from '../nn/module';
 import { pagedAttention } from '../ops/attention';
 import { kvCacheWrite, NO_SCALES, type KvScales } from '../ops/cache';
-import { kvCacheDtypeOf, mayHaveKvScales } from '../quantization/kv-cache';
 import { contiguousStrides, Tensor } from '../tensor/tensor';
 import { reshape } from '../tensor/views';
 import { KvasirError } from '../utils/errors';
-import { kvScaleParameters, takeKvScales, type KvScaleParameters } from './kv-scales';
+import { kvCacheDtypeOf, kvScaleParameters, mayHaveKvScales, takeKvScales, type KvScaleParameters } from './kv-scales';
 import { headShard } from './shard';
 
 /** Sizes of attention: whole-model widths for the projections, and what one rank holds. */

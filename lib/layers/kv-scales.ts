@@ -1,6 +1,23 @@
+import type { ComputeDType, VllmConfig } from '../config/vllm';
 import { Parameter } from '../nn/parameter';
 import type { KvScales } from '../ops/cache';
+import type { QuantizationConfig } from '../quantization/method';
 import { KvasirError } from '../utils/errors';
+
+/** Element types of a KV cache. */
+export type KvCacheDType = ComputeDType | 'float8_e4m3';
+
+/** Element type of the KV cache: as the option says; with 'auto' what the checkpoint is made for, else the model's. */
+export function kvCacheDtypeOf({ cache, model, quantization }: VllmConfig): KvCacheDType {
+  if (cache.kvCacheDtype === 'fp8') return 'float8_e4m3';
+  return (quantization as QuantizationConfig | null)?.kvCacheDtype ?? model.dtype;
+}
+
+/** Whether the checkpoint may hold scales of keys and values: vLLM looks for them where there is a quantization method. */
+export function mayHaveKvScales(vllmConfig: VllmConfig): boolean {
+  const quantization = vllmConfig.quantization as QuantizationConfig | null;
+  return kvCacheDtypeOf(vllmConfig) === 'float8_e4m3' || (quantization !== null && quantization.name !== 'none');
+}
 
 /** What a checkpoint of a quantized model may hold for an attention layer. Queries and weights stay as they are here, so theirs are read and dropped. */
 export type KvScaleParameters = Readonly<Record<'k' | 'v' | 'q' | 'prob', Parameter>>;

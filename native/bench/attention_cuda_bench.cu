@@ -1,10 +1,10 @@
 // Checks and times paged attention on the current GPU. Not part of the addon.
-//   node scripts/build-cuda.js --benches && build/cuda/bench/attention_cuda_bench [check] [time] [--sweep]
+//   node scripts/build-cuda.js --benches && build/cuda/bench/attention_cuda_bench [check] [time] [fp8] [--sweep]
 // or, from native/:
 //   F="-std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -I."
 //   S="bench/attention_cuda_bench.cu cuda/stream.cu cuda/staging.cu cuda/loader.cu core/error.cc"
 //   nvcc $F -o /tmp/attention_cuda_bench $S cuda/attention/*.cu cuda/gemm/*.cu cuda/gemm/*.cc -ldl -lpthread && /tmp/attention_cuda_bench
-// Checks and timings both run by default; the exit status is 1 if a check fails. One PASS or FAIL line per group of checks (cache slots
+// Checks and timings both run by default (fp8: timings of float8_e4m3 caches alone); the exit status is 1 if a check fails. One PASS or FAIL line per group of checks (cache slots
 // without an attended key hold NaN), then one JSON line per timed case. --sweep adds a table per decode case: GB/s by the constants of
 // cuda/attention/plan.h.
 #include "bench/attention_cuda_plans.cuh"
@@ -20,9 +20,9 @@ void timeCase(CudaStream& stream, const char* kind, const Case& c) {
   double products = 0;
   for (const Sequence& s : c.sequences) products += static_cast<double>(s.queryLen) * s.seqLen - 0.5 * static_cast<double>(s.queryLen) * (s.queryLen - 1);
   const double us = measure(stream, batchesOf(stream, c), [](Batch& b) { b.launch(); }), bytes = bytesOf(c), flops = 4 * products * c.headDim * c.numKvHeads * c.group;
-  std::printf("{\"case\": \"%s\", \"dtype\": \"%s\", \"headDim\": %d, \"numKvHeads\": %d, \"group\": %d, \"sequences\": %zu, \"queryLen\": %d, \"seqLen\": %d, "
+  std::printf("{\"case\": \"%s\", \"dtype\": \"%s\", \"cache\": \"%s\", \"headDim\": %d, \"numKvHeads\": %d, \"group\": %d, \"sequences\": %zu, \"queryLen\": %d, \"seqLen\": %d, "
               "\"window\": %d, \"us\": %.1f, \"GB/s\": %.0f, \"TFLOP/s\": %.1f}\n",
-              kind, dtypeName(c.dtype), c.headDim, c.numKvHeads, c.group, c.sequences.size(), c.sequences[0].queryLen, c.sequences[0].seqLen, c.window, us,
+              kind, dtypeName(c.dtype), dtypeName(c.cacheType()), c.headDim, c.numKvHeads, c.group, c.sequences.size(), c.sequences[0].queryLen, c.sequences[0].seqLen, c.window, us,
               bytes / us / 1e3, flops / us / 1e6);
   std::fflush(stdout);
 }
@@ -69,6 +69,20 @@ void timeAll(CudaStream& stream) {
   timeCase(stream, "float32 decode", {.dtype = DType::Float32, .headDim = 64, .numKvHeads = 8, .group = 4, .sequences = repeat(8, {1, 1024})});
 }
 
+// What a float8_e4m3 cache gains.
+void timeFp8(CudaStream& stream) {
+  const auto bf16 = DType::BFloat16;
+  for (const int context : {1024, 8192})
+    for (const int count : {1, 8, 32, 128}) timeCase(stream, "decode", {.dtype = bf16, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(count, {1, context})});
+  timeCase(stream, "decode", {.dtype = bf16, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(1, {1, 131072})});
+  timeCase(stream, "decode float16", {.dtype = DType::Float16, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(32, {1, 1024})});
+  timeCase(stream, "decode small heads", {.dtype = bf16, .headDim = 64, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(64, {1, 1024})});
+  timeCase(stream, "decode group 16", {.dtype = bf16, .numKvHeads = 4, .group = 16, .fp8 = true, .sequences = repeat(32, {1, 4096})});
+  for (const int length : {512, 2048, 8192}) timeCase(stream, "prefill", {.dtype = bf16, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(1, {length, length})});
+  timeCase(stream, "prefill chunk", {.dtype = bf16, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(1, {2048, 16384})});
+  timeCase(stream, "prefill D 64", {.dtype = bf16, .headDim = 64, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(4, {2048, 2048})});
+}
+
 void sweepAll(CudaStream& stream) {
   const auto sweep = [&](const std::string& name, std::vector<Sequence> sequences, int headDim = 128, int numKvHeads = 8, int group = 4) {
     sweepCase(stream, name, {.dtype = DType::BFloat16, .headDim = headDim, .numKvHeads = numKvHeads, .group = group, .sequences = std::move(sequences)});
@@ -98,16 +112,18 @@ int main(int argc, char** argv) {
   if (asked("check")) {
     checkPlan(checks);
     for (const DType dtype : {DType::BFloat16, DType::Float16})
-      for (const int headDim : {128, 64, 80, 96, 256}) checkKernels(checks, dtype, headDim);
-    checkPlain(checks);
+      for (const int headDim : {128, 64, 80, 96, 256})
+        for (const bool fp8 : {false, true}) checkKernels(checks, dtype, headDim, fp8);
+    for (const bool fp8 : {false, true}) checkPlain(checks, fp8);
     checkLarge(checks);
     stream.gemm().configure({.batchInvariant = true});
     checkBits(checks);
-    checkPlans(checks);
+    for (const bool fp8 : {false, true}) checkPlans(checks, fp8);
     stream.gemm().configure({});
     std::printf("%s\n", checks.failures() ? "SOME CHECKS FAILED" : "all checks passed");
   }
   if (asked("time")) timeAll(stream);
+  if (asked("time") || asked("fp8")) timeFp8(stream);
   if (sweep) sweepAll(stream);
   return checks.failures() ? 1 : 0;
 }

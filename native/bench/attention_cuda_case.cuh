@@ -25,6 +25,7 @@ struct Sequence {
 struct Case {
   DType dtype = DType::BFloat16;
   int headDim = 128, numKvHeads = 2, group = 4;
+  bool fp8 = false;  // a float8_e4m3 cache, instead of one of `dtype`
   std::vector<Sequence> sequences = {};
   int window = 0;
   double softCap = 0;
@@ -32,6 +33,10 @@ struct Case {
   int padding = 0;         // tokens after the last sequence
   int qGap = 0;            // elements between tokens of q
   int64_t firstBlock = 0;  // blocks before this one are not used
+
+  DType cacheType() const { return fp8 ? DType::Float8E4M3 : dtype; }
+  double kScale() const { return fp8 ? 0.02 : 1; }
+  double vScale() const { return fp8 ? 0.03 : 1; }
 };
 
 class Buffer {
@@ -77,27 +82,27 @@ inline Tensor tensorOf(void* data, DType dtype, std::initializer_list<int64_t> d
 
 enum Kind : uint32_t { kQuery, kKey, kValue };
 
-// A number in about [-1.7, 1.7] (queries: twice that), as T would hold it.
+// A number in about [-1.7, 1.7] (queries: twice that, of float8_e4m3 caches: 50 times), as T would hold it.
 template <class T>
 __device__ float element(int id, Kind kind, int64_t index) {
   uint64_t x = static_cast<uint64_t>(index) * 0x9e3779b97f4a7c15ull + (static_cast<uint64_t>(id) * 4 + kind + 1) * 0xd1342543de82ef95ull;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   const float unit = static_cast<float>(static_cast<int32_t>(x >> 32)) * (1.7f / 2147483648.0f);
-  return toFloatDevice(convert<T>(kind == kQuery ? 2 * unit : unit));
+  return toFloatDevice(convert<T>(kind == kQuery ? 2 * unit : std::is_same_v<T, __nv_fp8_e4m3> ? 50 * unit : unit));
 }
 
 struct DeviceCase {
   const int32_t *ids, *queryLens, *seqLens, *starts, *rows, *table;
   int numSeqs, numKvHeads, group, headDim, width, window;
   int64_t qTokenStride;
-  float scale, softCap;
+  float scale, valueScale, softCap;
   const float *slopes, *sinks;
 };
 
 // Block: one sequence. Writes the keys that some query attends, and the queries.
-template <class T>
-__global__ void fillCase(DeviceCase c, T* cache, T* q) {
+template <class T, class C>
+__global__ void fillCase(DeviceCase c, C* cache, T* q) {
   const int s = blockIdx.x, id = c.ids[s], queryLen = c.queryLens[s], seqLen = c.seqLens[s], context = seqLen - queryLen;
   const int width = c.numKvHeads * c.headDim, numHeads = c.numKvHeads * c.group;
   const int first = c.window ? max(0, context - c.window + 1) : 0;
@@ -105,9 +110,9 @@ __global__ void fillCase(DeviceCase c, T* cache, T* q) {
     for (int64_t i = int64_t{first} * width + threadIdx.x; i < int64_t{seqLen} * width; i += blockDim.x) {
       const int key = static_cast<int>(i / width), head = static_cast<int>(i % width) / c.headDim, d = static_cast<int>(i % c.headDim);
       const int64_t slot = int64_t{c.table[c.rows[s] * c.width + key / kPageTokens]} * kPageTokens + key % kPageTokens;
-      T* to = cache + keyRow(slot, head, c.numKvHeads, c.headDim) + d;
-      to[0] = convert<T>(element<T>(id, kKey, i));
-      to[valueOffset(c.numKvHeads, c.headDim)] = convert<T>(element<T>(id, kValue, i));
+      C* to = cache + keyRow(slot, head, c.numKvHeads, c.headDim) + d;
+      to[0] = convert<C>(element<C>(id, kKey, i));
+      to[valueOffset(c.numKvHeads, c.headDim)] = convert<C>(element<C>(id, kValue, i));
     }
   const int qWidth = numHeads * c.headDim;
   for (int64_t i = threadIdx.x; i < int64_t{queryLen} * qWidth; i += blockDim.x)
@@ -124,7 +129,7 @@ __device__ inline double blockReduce(double x, bool maximum, double* shared) {
 }
 
 // Block (token, head): the whole row in float64, inputs made anew. Shared: a logit per key.
-template <class T>
+template <class T, class C>
 __global__ void __launch_bounds__(128) referenceKernel(DeviceCase c, const int32_t* sequenceOf, float* out) {
   extern __shared__ float logits[];
   __shared__ double reduce[128];
@@ -141,7 +146,7 @@ __global__ void __launch_bounds__(128) referenceKernel(DeviceCase c, const int32
   for (int key = lo + threadIdx.x; key <= position; key += blockDim.x) {
     double x = 0;
     for (int d = 0; d < c.headDim; ++d)
-      x += static_cast<double>(element<T>(id, kQuery, (int64_t{position} * numHeads + head) * c.headDim + d)) * element<T>(id, kKey, key * width + kvOffset + d);
+      x += static_cast<double>(element<T>(id, kQuery, (int64_t{position} * numHeads + head) * c.headDim + d)) * element<C>(id, kKey, key * width + kvOffset + d);
     x *= c.scale;
     if (c.softCap > 0) x = c.softCap * tanh(x / c.softCap);
     if (c.slopes) x += static_cast<double>(c.slopes[head]) * (key - position);
@@ -154,8 +159,8 @@ __global__ void __launch_bounds__(128) referenceKernel(DeviceCase c, const int32
   sum = blockReduce(sum, false, reduce) + (c.sinks ? exp(c.sinks[head] - top) : 0);
   for (int d = threadIdx.x; d < c.headDim; d += blockDim.x) {
     double x = 0;
-    for (int key = lo; key <= position; ++key) x += exp(logits[key - lo] - top) * element<T>(id, kValue, key * width + kvOffset + d);
-    row[d] = static_cast<float>(x / sum);
+    for (int key = lo; key <= position; ++key) x += exp(logits[key - lo] - top) * element<C>(id, kValue, key * width + kvOffset + d);
+    row[d] = static_cast<float>(x / sum * c.valueScale);
   }
 }
 
@@ -170,11 +175,11 @@ class Batch {
     numTokens_ += c.padding;
     const int64_t numBlocks = c.firstBlock + pages + 1;
     makeTables(n, pages);
-    const int64_t size = elementSize(c.dtype), qStride = int64_t{numHeads_} * c.headDim + c.qGap;
-    cache_.emplace(stream, numBlocks * 2 * c.numKvHeads * kPageTokens * c.headDim * size);
+    const int64_t size = elementSize(c.dtype), cacheSize = elementSize(c.cacheType()), qStride = int64_t{numHeads_} * c.headDim + c.qGap;
+    cache_.emplace(stream, numBlocks * 2 * c.numKvHeads * kPageTokens * c.headDim * cacheSize);
     q_.emplace(stream, std::max<int64_t>(1, numTokens_ * qStride) * size);
     out_.emplace(stream, std::max<int64_t>(1, int64_t{numTokens_} * numHeads_ * c.headDim) * size);
-    kvCache = tensorOf(cache_->ptr(), c.dtype, {numBlocks, 2, c.numKvHeads, kPageTokens, c.headDim});
+    kvCache = tensorOf(cache_->ptr(), c.cacheType(), {numBlocks, 2, c.numKvHeads, kPageTokens, c.headDim});
     q = tensorOf(q_->ptr(), c.dtype, {numTokens_, numHeads_, c.headDim});
     q.strides[0] = qStride;
     out = tensorOf(out_->ptr(), c.dtype, {numTokens_, numHeads_, c.headDim});
@@ -182,9 +187,8 @@ class Batch {
     seqRows = tensorOf(rows_->ptr(), DType::Int32, {n});
     seqLens = tensorOf(seqLens_->ptr(), DType::Int32, {n});
     queryStarts = tensorOf(starts_->ptr(), DType::Int32, {n + 1});
-    dispatchFloat(c.dtype, [&](auto* null) {
-      using T = std::remove_pointer_t<decltype(null)>;
-      if (n > 0) fillCase<T><<<static_cast<unsigned>(n), 256, 0, stream.handle()>>>(device(), kvCache.ptr<T>(), q.ptr<T>());
+    dispatchTypes([&]<class T, class C>(T*, C*) {
+      if (n > 0) fillCase<T, C><<<static_cast<unsigned>(n), 256, 0, stream.handle()>>>(device(), kvCache.ptr<C>(), q.ptr<T>());
     });
     KVASIR_CUDA(cudaGetLastError());
   }
@@ -195,9 +199,9 @@ class Batch {
     if (c_.alibi) slopes = tensorOf(slopes_->ptr(), DType::Float32, {numHeads_});
     if (c_.sinks) sinks = tensorOf(sinks_->ptr(), DType::Float32, {numHeads_});
     if (plan == nullptr)
-      return pagedAttention(stream_, out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks, 1.0, 1.0);
-    const auto a = attention::argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks, 1.0, 1.0);
-    stream_.launch("decode", [&](cudaStream_t stream) { attention::decodeBFloat16(a, *plan, {stream, stream_.overlaps()}); });
+      return pagedAttention(stream_, out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks, c_.kScale(), c_.vScale());
+    const auto a = attention::argumentsOf(out, q, kvCache, blockTable, seqRows, seqLens, queryStarts, scale(), c_.window, c_.softCap, slopes, sinks, c_.kScale(), c_.vScale());
+    stream_.launch("decode", [&](cudaStream_t stream) { (c_.fp8 ? attention::decodeBFloat16Fp8 : attention::decodeBFloat16)(a, *plan, {stream, stream_.overlaps()}); });
   }
   // The bytes of out after one launch into poisoned memory.
   std::vector<char> run(const attention::DecodeLaunch* plan = nullptr) {
@@ -213,12 +217,11 @@ class Batch {
     for (size_t s = 0; s < c_.sequences.size(); ++s)
       for (int j = 0; j < c_.sequences[s].queryLen; ++j) sequenceOf[static_cast<size_t>(hostStarts_[s] + j)] = static_cast<int>(s);
     const Buffer sequences(stream_, sequenceOf), result(stream_, out.numel() * int64_t{sizeof(float)});
-    dispatchFloat(c_.dtype, [&](auto* null) {
-      using T = std::remove_pointer_t<decltype(null)>;
+    dispatchTypes([&]<class T, class C>(T*, C*) {
       const int bytes = width_ * kPageTokens * static_cast<int>(sizeof(float));
-      KVASIR_CUDA(cudaFuncSetAttribute(referenceKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+      KVASIR_CUDA(cudaFuncSetAttribute((referenceKernel<T, C>), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
       const dim3 grid(static_cast<unsigned>(numTokens_), static_cast<unsigned>(numHeads_));
-      referenceKernel<T><<<grid, 128, static_cast<size_t>(bytes), stream_.handle()>>>(device(), sequences.ptr<int32_t>(), result.ptr<float>());
+      referenceKernel<T, C><<<grid, 128, static_cast<size_t>(bytes), stream_.handle()>>>(device(), sequences.ptr<int32_t>(), result.ptr<float>());
     });
     KVASIR_CUDA(cudaGetLastError());
     return result.read<float>();
@@ -230,12 +233,21 @@ class Batch {
   Tensor out, q, kvCache, blockTable, seqRows, seqLens, queryStarts;
 
  private:
+  // Calls body with null pointers to the types of queries and cache.
+  template <class F>
+  void dispatchTypes(F&& body) {
+    dispatchFloat(c_.dtype, [&](auto* null) {
+      if (c_.fp8) body(null, static_cast<__nv_fp8_e4m3*>(nullptr));
+      else body(null, null);
+    });
+  }
+
   static int pagesOf(int tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
   DeviceCase device() const {
     return {ids_->ptr<int32_t>(), queryLens_->ptr<int32_t>(), seqLens_->ptr<int32_t>(), starts_->ptr<int32_t>(), rows_->ptr<int32_t>(), table_->ptr<int32_t>(),
-            static_cast<int>(c_.sequences.size()), c_.numKvHeads, c_.group, c_.headDim, width_, c_.window, q.strides[0], static_cast<float>(scale()),
-            static_cast<float>(c_.softCap), c_.alibi ? slopes_->ptr<float>() : nullptr, c_.sinks ? sinks_->ptr<float>() : nullptr};
+            static_cast<int>(c_.sequences.size()), c_.numKvHeads, c_.group, c_.headDim, width_, c_.window, q.strides[0], static_cast<float>(scale() * c_.kScale()),
+            static_cast<float>(c_.vScale()), static_cast<float>(c_.softCap), c_.alibi ? slopes_->ptr<float>() : nullptr, c_.sinks ? sinks_->ptr<float>() : nullptr};
   }
 
   // Rows of the block table backwards, row 0 unused; blocks in a shuffled order, and the first one, all NaN, where no key is attended.

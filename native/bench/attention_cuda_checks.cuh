@@ -16,7 +16,7 @@ inline float toHost(DType dtype, const char* bytes, size_t i) {
 
 inline std::string describe(const Case& c) {
   char text[256];
-  std::snprintf(text, sizeof text, "%s D=%d kv=%d G=%d window=%d cap=%g alibi=%d sinks=%d padding=%d gap=%d, %zu sequences:", dtypeName(c.dtype), c.headDim, c.numKvHeads,
+  std::snprintf(text, sizeof text, "%s%s D=%d kv=%d G=%d window=%d cap=%g alibi=%d sinks=%d padding=%d gap=%d, %zu sequences:", dtypeName(c.dtype), c.fp8 ? " of fp8" : "", c.headDim, c.numKvHeads,
                 c.group, c.window, c.softCap, c.alibi, c.sinks, c.padding, c.qGap, c.sequences.size());
   std::string all = text;
   for (size_t i = 0; i < std::min<size_t>(c.sequences.size(), 12); ++i) all += " " + std::to_string(c.sequences[i].queryLen) + "/" + std::to_string(c.sequences[i].seqLen);
@@ -139,20 +139,20 @@ inline std::vector<Case> hooksOf(Case c) {
   return cases;
 }
 
-inline void checkHooks(Checks& checks, const std::string& name, DType dtype, int headDim, const std::vector<std::pair<const char*, std::vector<Sequence>>>& batches) {
+inline void checkHooks(Checks& checks, const std::string& name, DType dtype, int headDim, bool fp8, const std::vector<std::pair<const char*, std::vector<Sequence>>>& batches) {
   for (const auto& [what, sequences] : batches)
-    checks.group(name + what, hooksOf({.dtype = dtype, .headDim = headDim, .numKvHeads = 2, .group = 4, .sequences = sequences}));
+    checks.group(name + what, hooksOf({.dtype = dtype, .headDim = headDim, .numKvHeads = 2, .group = 4, .fp8 = fp8, .sequences = sequences}));
 }
 
-inline void checkKernels(Checks& checks, DType dtype, int headDim) {
-  const std::string name = std::string(dtypeName(dtype)) + " D=" + std::to_string(headDim) + " ";
+inline void checkKernels(Checks& checks, DType dtype, int headDim, bool fp8 = false) {
+  const std::string name = std::string(dtypeName(dtype)) + (fp8 ? " of fp8" : "") + " D=" + std::to_string(headDim) + " ";
   const auto lengths = decodes({1, 15, 16, 17, 255, 256, 257, 511, 1000, 3000, 2});
   const std::vector<Sequence> prompts = {{17, 17}, {33, 33}, {64, 64}, {65, 65}, {129, 129}, {255, 255}, {257, 257}, {600, 600}};
   const std::vector<Sequence> chunks = {{100, 356}, {64, 1000}, {200, 1000}, {33, 48}, {130, 259}, {18, 2000}, {17, 272}};
   const std::vector<Sequence> mixed = {{3, 3}, {1, 16}, {2, 0}, {17, 33}, {0, 5}, {1, 257}, {40, 300}, {1, 1}, {70, 0}, {5, 700}, {16, 16}, {1, 1500}, {2, 900}, {4, 4}};
   std::vector<Case> decode, prefill, chunked, mixtures, gaps, pure;
   for (const int group : {1, 2, 3, 4, 5, 8, 12, 16, 20, 37}) {
-    Case c{.dtype = dtype, .headDim = headDim, .numKvHeads = group > 8 ? 1 : 2, .group = group};
+    Case c{.dtype = dtype, .headDim = headDim, .numKvHeads = group > 8 ? 1 : 2, .group = group, .fp8 = fp8};
     const auto with = [&](std::vector<Sequence> sequences, int padding, int gap) {
       Case with = c;
       with.sequences = std::move(sequences), with.padding = padding, with.qGap = gap;
@@ -177,26 +177,26 @@ inline void checkKernels(Checks& checks, DType dtype, int headDim) {
   checks.group(name + "mixed, short queries, padding", mixtures);
   checks.group(name + "unaligned q", gaps);
   checks.group(name + "as many tokens as sequences", pure);
-  checkHooks(checks, name, dtype, headDim, {{"decode with hooks", lengths}, {"prefill with hooks", chunks}, {"mixed with hooks", mixed}});
+  checkHooks(checks, name, dtype, headDim, fp8, {{"decode with hooks", lengths}, {"prefill with hooks", chunks}, {"mixed with hooks", mixed}});
 }
 
-inline void checkPlain(Checks& checks) {
+inline void checkPlain(Checks& checks, bool fp8 = false) {
   for (const DType dtype : {DType::Float32, DType::Float16, DType::BFloat16}) {
     std::vector<Case> cases;
     for (const int headDim : {2, 8, 16, 26, 32, 40, 48, 112, 192, 320, 512})
       for (const int group : {1, 4, 5}) {
-        Case c{.dtype = dtype, .headDim = headDim, .numKvHeads = 2, .group = group};
+        Case c{.dtype = dtype, .headDim = headDim, .numKvHeads = 2, .group = group, .fp8 = fp8};
         c.sequences = {{3, 3}, {1, 16}, {2, 0}, {17, 33}, {0, 5}, {1, 257}, {40, 300}, {1, 1}};
         c.padding = 3, c.qGap = group;
         cases.push_back(c);
         c.window = 17, c.softCap = 5, c.alibi = c.sinks = true;
         cases.push_back(c);
       }
-    checks.group(std::string(dtypeName(dtype)) + " other head sizes", cases);
+    checks.group(std::string(dtypeName(dtype)) + (fp8 ? " of fp8" : "") + " other head sizes", cases);
   }
   for (const int headDim : {64, 128, 256})
-    checks.group("float32 D=" + std::to_string(headDim) + " hooks",
-                 hooksOf({.dtype = DType::Float32, .headDim = headDim, .numKvHeads = 2, .group = 4, .sequences = {{1, 500}, {30, 300}, {0, 0}, {1, 0}, {5, 5}}, .padding = 2}));
+    checks.group((fp8 ? "float32 of fp8 D=" : "float32 D=") + std::to_string(headDim) + " hooks",
+                 hooksOf({.dtype = DType::Float32, .headDim = headDim, .numKvHeads = 2, .group = 4, .fp8 = fp8, .sequences = {{1, 500}, {30, 300}, {0, 0}, {1, 0}, {5, 5}}, .padding = 2}));
 }
 
 inline void checkLarge(Checks& checks) {

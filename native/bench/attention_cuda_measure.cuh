@@ -15,7 +15,7 @@ inline double keysOf(const Case& c) {
   for (const Sequence& s : c.sequences) keys += s.seqLen;
   return keys;
 }
-inline double bytesOf(const Case& c) { return keysOf(c) * c.numKvHeads * c.headDim * 2 * static_cast<double>(elementSize(c.dtype)); }
+inline double bytesOf(const Case& c) { return keysOf(c) * c.numKvHeads * c.headDim * 2 * static_cast<double>(elementSize(c.cacheType())); }
 
 inline Batches batchesOf(CudaStream& stream, const Case& c) {
   Batches batches;

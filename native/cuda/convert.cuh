@@ -31,6 +31,10 @@ template <>
 __device__ __forceinline__ __nv_bfloat16 convert<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
+template <>
+__device__ __forceinline__ __nv_fp8_e4m3 convert<__nv_fp8_e4m3>(float x) {  // beyond +-448 cut to that
+  return static_cast<__nv_fp8_e4m3>(x);
+}
 
 // 16 bytes of elements.
 template <class T>

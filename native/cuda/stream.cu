@@ -84,6 +84,7 @@ void* CudaStream::allocate(int64_t bytes) {
 
 void CudaStream::deallocate(void* memory, int64_t) noexcept {
   if (!stream_) return;
+  settleLoads();  // the memory may be what is being read into
   try {
     flush();
   } catch (...) {
@@ -94,6 +95,7 @@ void CudaStream::deallocate(void* memory, int64_t) noexcept {
 
 void CudaStream::write(const Tensor& to, std::vector<char> bytes) {
   checkNotCapturing("memory cannot be written");
+  settleLoads();
   flush();
   setDevice();
   if (to.layout == Layout::Packed) weightsChanged();
@@ -102,6 +104,7 @@ void CudaStream::write(const Tensor& to, std::vector<char> bytes) {
 
 void CudaStream::read(std::shared_ptr<std::vector<char>> to, const Tensor& from) {
   checkNotCapturing("memory cannot be read");
+  settleLoads();
   flush();
   setDevice();
   const int64_t bytes = from.numel() * elementSize(from.dtype);
@@ -119,12 +122,24 @@ void CudaStream::enqueue(const char*, std::function<void()> task) {
   }
 }
 
+// Reading happens on a thread and a stream of its own. Whatever is queued after it may use what was read, so it waits here: between two
+// reads nothing is queued, and a model that only reads waits once.
+void CudaStream::settleLoads() noexcept {
+  if (!std::exchange(loading_, false)) return;
+  try {
+    loader_->drain();
+  } catch (...) {
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
 void CudaStream::load(LoadJob job) {
   flush();
   setDevice();
   weightsChanged();
   if (!loader_) loader_ = std::make_unique<Loader>(device_);
   loader_->push(job, stream_);
+  loading_ = true;
 }
 
 void CudaStream::fence(std::function<void(std::exception_ptr)> done) {

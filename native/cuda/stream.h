@@ -74,6 +74,8 @@ class CudaStream final : public Stream {
   GemmContext& gemm() { return *gemm_; }
   // Queues reading a file's tensor; later fences wait for it.
   void load(LoadJob job);
+  // Waits until what was queued by load() is read; an error is heard at the next fence.
+  void settleLoads() noexcept;
 
   // Scratch of at least `bytes` for kernels that run after each other on this stream (GEMM workspace, split attention). Its address
   // only changes when it grows, which is an error while a graph is captured. Memory that captured graphs know stays as long as they do.
@@ -119,6 +121,7 @@ class CudaStream final : public Stream {
   // Around each op: checks the launch, and times it when profiling.
   template <class F>
   void launch(const char* name, F&& body) {
+    if (loading_) settleLoads();
     flush();
     Timer timer(*this, name);
     body(stream_);
@@ -184,6 +187,7 @@ class CudaStream final : public Stream {
   mutable std::vector<Timing> timings_;
   mutable std::map<std::string, ProfileRow> profile_;
   std::unique_ptr<Loader> loader_;
+  bool loading_ = false;  // something was queued for it since settleLoads()
   std::unique_ptr<GemmContext> gemm_;
 
   std::mutex mutex_;

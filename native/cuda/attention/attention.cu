@@ -26,18 +26,18 @@ TileShape tileShape(const Arguments& a, bool oneTokenEach) {
 
 // The scratch memory is that of the largest launch which the block table has room for, whatever this one needs: it must not grow between
 // graphs that are captured.
-DecodeLaunch planDecode(CudaStream& stream, const Arguments& a, const Tensor& blockTable, bool oneTokenEach) {
+DecodeLaunch planDecode(CudaStream& stream, const Arguments& a, DType cache, const Tensor& blockTable, bool oneTokenEach) {
   const TileShape shape = tileShape(a, oneTokenEach), largest = tileShape(a, false);
   const int64_t pairs = int64_t{a.numKvHeads} * shape.tiles;
   const int64_t mostPairs = std::max<int64_t>(blockTable.dims[0], a.numSeqs) * a.numKvHeads * largest.tiles;
   DecodeLaunch d;
   d.tiles = shape.tiles;
   d.tileRows = shape.rows;
-  d.few = decodeOccupancy(a.headDim, decodeTileRows(a.headDim, shape.rows) / 8) * stream.multiprocessors();
+  d.few = decodeOccupancy(a.headDim, decodeTileRows(a.headDim, shape.rows) / 8, elementSize(cache)) * stream.multiprocessors();
   d.many = kManyBlocks * stream.multiprocessors();
   d.blockTokens = 0;
   d.minLeafTokens = stream.gemm().options().batchInvariant ? kMinLeafTokens : 0;
-  d.slots = a.numSeqs + static_cast<int>(mostSplits(a.numSeqs, pairs, d.many, blockTable.dims[1] * kPageTokens));
+  d.rows = static_cast<int>(std::max<int64_t>(a.numSeqs, ceilDiv(d.few, pairs)));
   d.all = oneTokenEach;
   const int64_t floats = int64_t{d.many} * largest.rows * (a.headDim + 2);
   d.partials = static_cast<float*>(stream.scratch(floats * static_cast<int64_t>(sizeof(float))));
@@ -71,7 +71,7 @@ Kernels kernelsOf(DType q, DType cache) {
 void launchTensorCore(CudaStream& stream, const Arguments& a, const Kernels& kernels, const Tensor& blockTable, cudaStream_t s) {
   const bool oneTokenEach = a.numTokens == a.numSeqs;
   if (a.numSeqs > 0) {
-    const DecodeLaunch d = planDecode(stream, a, blockTable, oneTokenEach);
+    const DecodeLaunch d = planDecode(stream, a, kernels.cache, blockTable, oneTokenEach);
     kernels.decode(a, d, Chain{s, stream.overlaps()});
   }
   if (oneTokenEach) return;

@@ -30,7 +30,7 @@ struct Arguments {
 struct DecodeLaunch {
   int tiles;           // per (sequence, kv head)
   int tileRows;        // rows of a tile that can be used
-  int slots;           // blocks of each kv head and tile
+  int rows;            // of blocks, one for each kv head and tile; slots beyond are worked off by the same blocks
   int few, many;       // see blockTokens()
   int blockTokens;     // instead of what blockTokens() says, unless 0
   int minLeafTokens;   // 0: a block's share is one leaf

@@ -239,27 +239,12 @@ struct DecodeBlock {
   }
 };
 
+// All tiles of one slot.
 template <class T, class C, int D, int kTiles>
-__global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles)) decodeKernel(const Arguments a, const DecodeLaunch d) {
-  extern __shared__ float4 sharedMemory[];
-  __shared__ BlockState state;
-  const int tileIndex = blockIdx.x % d.tiles, warp = threadIdx.x / 32, lane = threadIdx.x % 32, token = blockIdx.y;
-  Tile tile{static_cast<int>(blockIdx.x) / d.tiles, 0, 0, 0, 0};
-  letNextStart();
-  // The plan is worked out while the kernel before still runs: lengths and block tables are inputs of the step, which copies and kernels
-  // that never let the next one start early have written.
-  DecodeSlot slot;
-  const bool found = findSlot(a, d, token, lane, slot);
-  const int32_t* table = found ? a.blockTable + a.seqRows[slot.sequence] * a.blockTableStride : nullptr;
-  if (found) asm volatile("prefetch.global.L1 [%0];" ::"l"(table + warp));
-  waitForPrevious();
-  if (d.all && tileIndex == 0 && token < a.numTokens && token >= a.queryStarts[a.numSeqs])
-    zeroRows<T, D>(a, Tile{tile.kvHead, token, 0, a.group, 0});  // as many tokens as sequences, and at least as many slots
-  if (!found) return;
-  const int queryLen = a.queryStarts[slot.sequence + 1] - a.queryStarts[slot.sequence], seqLen = a.seqLens[slot.sequence];
-  const int total = queryLen * a.group, perRound = d.tiles * d.tileRows;
-  tile.firstToken = a.queryStarts[slot.sequence];
-  tile.pair = int64_t{slot.sequence} * gridDim.x + blockIdx.x;
+__device__ __forceinline__ void decodeSlot(const Arguments& a, const DecodeLaunch& d, const DecodeSlot& slot, BlockState& state, float* shared, int warp, int lane) {
+  const int tileIndex = blockIdx.x % d.tiles, start = a.queryStarts[slot.sequence], queryLen = a.queryStarts[slot.sequence + 1] - start;
+  const int seqLen = a.seqLens[slot.sequence], total = queryLen * a.group, perRound = d.tiles * d.tileRows;
+  Tile tile{static_cast<int>(blockIdx.x) / d.tiles, start, 0, 0, int64_t{slot.sequence} * gridDim.x + blockIdx.x};
   for (tile.first = tileIndex * d.tileRows; tile.first < total; tile.first += perRound) {
     tile.rows = min(d.tileRows, total - tile.first);
     if (seqLen <= 0) {
@@ -268,18 +253,41 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles))
     }
     const int context = seqLen - queryLen, minPos = context + tile.first / a.group, maxPos = context + (tile.first + tile.rows - 1) / a.group;
     const int lo = a.window > 0 ? max(0, minPos - a.window + 1) : 0, hi = maxPos + 1, base = lo / kPageTokens * kPageTokens;
-    const int leaf = d.minLeafTokens > 0 ? leafTokens(hi - base, d.minLeafTokens) : leafTokens(hi - base, 0, slot.splits), leaves = (hi - base + leaf - 1) / leaf, used = min(slot.splits, leaves);
+    const int leaf = leafTokens(hi - base, d.minLeafTokens, d.minLeafTokens > 0 ? kMaxLeaves : slot.splits);
+    const int leaves = (hi - base + leaf - 1) / leaf, used = min(slot.splits, leaves);
     if (slot.split >= used) return;
     const int count = (leaves - slot.split + slot.splits - 1) / slot.splits;
     __syncthreads();  // all are done with the round before
     if (threadIdx.x == 0)
       state = {tile, slot, used, context, {lo, hi, minPos, maxPos, a.window}, {base, hi, leaf, slot.split, slot.splits, count, count > 1 ? 32 - __clz(count - 1) : 0}};
     __syncthreads();
-    const DecodeBlock<T, C, D, kTiles> block{a, d, state, reinterpret_cast<float*>(sharedMemory), warp, lane};
-    block.attend(table);
+    const DecodeBlock<T, C, D, kTiles> block{a, d, state, shared, warp, lane};
+    block.attend(a.blockTable + a.seqRows[slot.sequence] * a.blockTableStride);
     if (state.used == 1 || !block.arriveLast()) continue;
     for (int row = warp; row < state.tile.rows; row += kDecodeWarps)
       combineRow<T, D>(a, state.tile, block.partial(0, row), static_cast<int>(gridDim.x) * d.tileRows * (D + 2), row, state.used, lane);
+  }
+}
+
+template <class T, class C, int D, int kTiles>
+__global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles, sizeof(C))) decodeKernel(const Arguments a, const DecodeLaunch d) {
+  extern __shared__ float4 sharedMemory[];
+  __shared__ BlockState state;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, token = blockIdx.y;
+  letNextStart();
+  // The plan is worked out while the kernel before still runs: lengths and block tables are inputs of the step, which copies and kernels
+  // that never let the next one start early have written.
+  DecodeSlot slot;
+  int number = blockIdx.y, slots = 0;
+  bool found = findSlot(a, d, number, lane, slot, slots);
+  if (found) asm volatile("prefetch.global.L1 [%0];" ::"l"(a.blockTable + a.seqRows[slot.sequence] * a.blockTableStride + warp));
+  waitForPrevious();
+  if (d.all && blockIdx.x % d.tiles == 0 && token < a.numTokens && token >= a.queryStarts[a.numSeqs])
+    zeroRows<T, D>(a, Tile{static_cast<int>(blockIdx.x) / d.tiles, token, 0, a.group, 0});  // as many tokens as sequences, and at least as many rows of blocks
+  while (found) {
+    decodeSlot<T, C, D, kTiles>(a, d, slot, state, reinterpret_cast<float*>(sharedMemory), warp, lane);
+    number += gridDim.y;  // more slots than rows of blocks: where a long sequence is among many short ones
+    found = number < slots && findSlot(a, d, number, lane, slot, slots);
   }
 }
 
@@ -288,7 +296,7 @@ void launchDecode(const Arguments& a, const DecodeLaunch& d, Chain chain) {
   const auto kernel = decodeKernel<T, C, D, kTiles>;
   const int bytes = static_cast<int>(decodeSharedBytes(D, d.tileRows));
   if (bytes > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  const dim3 grid(static_cast<unsigned>(a.numKvHeads * d.tiles), static_cast<unsigned>(d.slots));
+  const dim3 grid(static_cast<unsigned>(a.numKvHeads * d.tiles), static_cast<unsigned>(d.rows));
   chain.sharedBytes = bytes;
   launchChained(chain, kernel, grid, kDecodeWarps * 32, a, d);
 }

@@ -27,7 +27,8 @@ __device__ __forceinline__ int plannedSplits(const Arguments& a, const DecodeLau
 
 // Finds slot `number`: those of sequences with several splits come first, because they last longest. False if there are fewer. Lanes count
 // a run of sequences each.
-__device__ __forceinline__ bool findSlot(const Arguments& a, const DecodeLaunch& d, int number, int lane, DecodeSlot& slot) {
+// slots: how many there are.
+__device__ __forceinline__ bool findSlot(const Arguments& a, const DecodeLaunch& d, int number, int lane, DecodeSlot& slot, int& slots) {
   const int run = (a.numSeqs + 31) / 32, begin = min(lane * run, a.numSeqs), end = min(begin + run, a.numSeqs);
   if (begin < end) asm volatile("prefetch.global.L1 [%0];" ::"l"(a.seqRows + begin));  // needed next
   int tokens = d.blockTokens;
@@ -51,7 +52,9 @@ __device__ __forceinline__ bool findSlot(const Arguments& a, const DecodeLaunch&
     const uint32_t before = __shfl_up_sync(0xffffffffu, upTo, step);
     if (lane >= step) upTo += before;
   }
-  const int several = static_cast<int>(__shfl_sync(0xffffffffu, upTo, 31) >> 16);
+  const uint32_t sums = __shfl_sync(0xffffffffu, upTo, 31);
+  const int several = static_cast<int>(sums >> 16);
+  slots = several + static_cast<int>(sums & 0xffff);
   const bool among = number < several;
   const int shift = among ? 16 : 0, to = static_cast<int>(upTo >> shift & 0xffff), from = to - static_cast<int>(counts >> shift & 0xffff);
   int left = (among ? number : number - several) - from;

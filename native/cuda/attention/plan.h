@@ -25,7 +25,11 @@ inline constexpr int kBlockTokens = 2048;
 inline constexpr int kManyBlocks = 8;  // per multiprocessor
 
 // Blocks of a multiprocessor at once: registers for a page of keys and one of values, and sixteen warps or so to hide the latency.
-KVASIR_BOTH constexpr int decodeOccupancy(int headDim, int tiles) { return tiles > 1 || headDim > 64 ? 2 : 4; }
+// Pages of one-byte elements are half as large.
+KVASIR_BOTH constexpr int decodeOccupancy(int headDim, int tiles, int64_t elementBytes) {
+  if (tiles > 1 || headDim > 128) return 2;
+  return headDim > 64 ? (elementBytes == 1 ? 3 : 2) : 4;
+}
 
 // Prefill: rows (query tokens x heads of the group) of one block.
 inline constexpr int kTileRows = 128;
@@ -43,7 +47,8 @@ KVASIR_BOTH constexpr int leafCount(int keys, int least) {
   return (keys + tokens - 1) / tokens;
 }
 
-// Keys that each block of a launch should take, where all (sequence, kv head, tile of rows) attend `keys`. More than keys / many. Every
+// Keys that each block of a launch should take, where all (sequence, kv head, tile of rows) attend `keys`. More than keys / many: the
+// splits of sequences with several are at most `many` over all pairs, which is what there is memory for. Every
 // warp computes it before it loads anything: in float, because a 64-bit division takes longer than a page.
 KVASIR_BOTH constexpr int blockTokens(float keys, int few, int many) {
   const float fill = keys / static_cast<float>(few), crowd = keys / static_cast<float>(many);
@@ -57,13 +62,6 @@ KVASIR_BOTH constexpr int splitsOf(int keys, int tokens, int least) {
   int splits = 1;
   while (splits < leaves && 2 * splits * tokens <= keys) splits *= 2;  // 32 * tokens fits: a block has fewer than 2^26 keys
   return splits;
-}
-
-// What the sequences' splits add up to at most, those of sequences with one not counted, when blockTokens() chose.
-//   pairs: (kv head, tile) of one sequence; maxKeys: what a row of the block table holds
-constexpr int64_t mostSplits(int64_t sequences, int64_t pairs, int many, int64_t maxKeys) {
-  const int64_t crowd = many / pairs, all = sequences * splitsOf(static_cast<int>(maxKeys < 1 << 30 ? maxKeys : 1 << 30), kLeafStep, 0);
-  return crowd < all ? crowd : all;
 }
 
 // Prefill: tiles of all sequences are numbered in one row without knowing how they are cut. Sequence i (from row `firstRow` of the

@@ -13,7 +13,6 @@ template <class T, int D, int kWarps>
 struct Fp8StageLoader {
   static constexpr int kPiece = D % 32 == 0 ? 16 : 8;  // bytes: so that every lane has as many
   static constexpr int kPieces = D / kPiece, kWarpsPerPage = kWarps / 4, kPerLane = 16 * kPieces / (32 * kWarpsPerPage);
-  static constexpr int kRawBytes = 2 * kStageKeys * D;  // keys and values of a stage
   static_assert(kPerLane * 32 * kWarpsPerPage == 16 * kPieces);
   const uint8_t* cache;  // the lane's first piece in the kv head's page of block 0
   const int32_t* table;  // the sequence's blocks

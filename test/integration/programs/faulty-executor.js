@@ -24,7 +24,7 @@ function readNowhere(device) {
   tensors.blockTable.write(Int32Array.of(NO_BLOCK));
   tensors.seqLens.write(Int32Array.of(1));
   tensors.queryStartLoc.write(Int32Array.of(0, 1));
-  loadBinding().pagedAttention(...Object.values(tensors).map((tensor) => tensor.row), 1, 0, 0, -1, -1);
+  loadBinding().pagedAttention(...Object.values(tensors).map((tensor) => tensor.row), 1, 0, 0, -1, -1, 1, 1);
   for (const tensor of Object.values(tensors)) tensor.disposeStorage(); // after the work queued so far
 }
 
