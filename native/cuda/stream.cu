@@ -143,15 +143,17 @@ void CudaStream::load(LoadJob job) {
 }
 
 void CudaStream::fence(std::function<void(std::exception_ptr)> done) {
-  setDevice();
+  // After a device fault every call of the runtime fails; whoever waits must hear of it all the same.
+  cudaEvent_t event = nullptr;
   try {
+    setDevice();
     flush();
+    event = takeEvent();
+    KVASIR_CUDA(cudaEventRecord(event, stream_));
   } catch (...) {
     if (!error_) error_ = std::current_exception();
   }
-  Fence fence{takeEvent(), std::exchange(error_, nullptr), std::exchange(pendingReads_, {}), std::move(done)};
-  KVASIR_CUDA(cudaEventRecord(fence.event, stream_));
-  pushFence(std::move(fence));
+  pushFence({event, std::exchange(error_, nullptr), std::exchange(pendingReads_, {}), std::move(done)});
 }
 
 // Making an event costs several times as much as recording one.
@@ -195,13 +197,13 @@ void CudaStream::waitLoop() {
 // Polls for a moment, because a decode step takes about a millisecond, then more and more rarely.
 void CudaStream::finish(Fence& fence) {
   const auto start = std::chrono::steady_clock::now();
-  cudaError_t state;
-  while ((state = cudaEventQuery(fence.event)) == cudaErrorNotReady)
+  cudaError_t state = cudaSuccess;
+  while (fence.event && (state = cudaEventQuery(fence.event)) == cudaErrorNotReady)
     if (std::chrono::steady_clock::now() - start > std::chrono::milliseconds(20)) std::this_thread::sleep_for(std::chrono::microseconds(100));
     else std::this_thread::sleep_for(std::chrono::microseconds(5));
   if (state != cudaSuccess && !fence.error)
     fence.error = std::make_exception_ptr(Error(kDeviceError, std::string("CUDA error ") + cudaGetErrorName(state) + ": " + cudaGetErrorString(state)));
-  {
+  if (fence.event) {
     std::lock_guard lock(mutex_);
     freeEvents_.push_back(fence.event);
   }

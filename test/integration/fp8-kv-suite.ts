@@ -4,6 +4,8 @@ import { essence, expectNothingLeft, mixedWork, open, randomPrompt, runAlone, ru
 
 export interface Fp8KvModel extends TestModel {
   readonly vocabSize: number;
+  /** False where kernels for whole prompts and for their pieces round differently (tensor cores). */
+  readonly batchInvariant?: boolean;
   /** What rounding keys and values to e4m3 may cost: mean difference of log probabilities. Products of short heads average little of it away. */
   readonly meanDifference: number;
 }
@@ -73,7 +75,7 @@ export function fp8KvSuite(model: Fp8KvModel, args: Partial<EngineArgs>): void {
     expect(rounded.firsts).toBeGreaterThan(0.9);
   });
 
-  test('gives a request the same bits alone and in a batch, with shared prefixes and in small steps', async () => {
+  (model.batchInvariant === false ? test.skip : test)('gives a request the same bits alone and in a batch, with shared prefixes and in small steps', async () => {
     const work = mixedWork(12, model.vocabSize);
     const alone = await withLlm(model, fp8, (llm) => runAlone(llm, work));
     for (const changes of [{}, { enablePrefixCaching: false }, { maxNumBatchedTokens: 32, maxNumSeqs: 4 }]) {
