@@ -50,7 +50,7 @@ const DAMAGES: readonly Damage[] = [
   ['the index is an absolute path', 'ERR_KVASIR_CHECKPOINT', /safetensors file beside the index/, withoutWeights({ [Q]: '/etc/a.safetensors' })],
   ['the index is no JSON', 'ERR_KVASIR_CHECKPOINT', /JSON/, withoutWeights('{')],
   ['the index names a file that is missing', 'ERR_KVASIR_MODEL_NOT_FOUND', /b\.safetensors/, withoutWeights({ [Q]: 'b.safetensors' })],
-  ['a matrix of another shape', 'ERR_KVASIR_WEIGHTS', /gate_proj.*\[256, 704\].*704/, (c) => c.editTensors((t) => (t[GATE] = { ...t[GATE]!, shape: [256, 704] }))],
+  ['a matrix of another shape', 'ERR_KVASIR_WEIGHTS', /gate_proj.*\[256, 704\].*expected 256 along dimension 1/, (c) => c.editTensors((t) => (t[GATE] = { ...t[GATE]!, shape: [256, 704] }))],
   ['a matrix with rows too many', 'ERR_KVASIR_WEIGHTS', /gate_proj.*\[705, 256\]/, (c) => c.editTensors((t) => (t[GATE] = rows(705)))],
   ['a matrix with columns too many', 'ERR_KVASIR_WEIGHTS', /o_proj.*\[256, 257\]/, (c) => c.editTensors((t) => (t[O] = { ...t[O]!, shape: [256, 257], data: Buffer.alloc(2 * 256 * 257) }))],
   ['an embedding with a row too few', 'ERR_KVASIR_WEIGHTS', /embed_tokens/, (c) => c.editTensors((t) => (t[EMBEDDING] = { ...t[EMBEDDING]!, shape: [2047, 256], data: t[EMBEDDING]!.data.subarray(512) }))],
@@ -117,12 +117,14 @@ describe('LLM.create fails with one clear error, and leaves nothing behind, when
     await expectFailure({ model: TALES.path, device: 'cpu', ...options }, code, message);
   });
 
-  itShared('a checkpoint is quantized to fp8, which the message names', async () => {
-    await expectFailure({ model: sharedPath('models', 'babyllama-tok105-fp8'), device: 'cpu' }, 'ERR_KVASIR_UNSUPPORTED', /fp8/);
-  });
-
-  itShared.each(['gptq', 'awq'])('a checkpoint is quantized with %s, which the message names', async (method) => {
-    await expectFailure({ model: sharedPath('models', `babyllama-tok105-${method}-int4-g32`), device: 'cpu' }, 'ERR_KVASIR_UNSUPPORTED', new RegExp(method));
+  itShared('a checkpoint is quantized in a way that is not known, which the message names', async () => {
+    const copy = new ModelCopy(sharedPath('models', 'babyllama-tok105-fp8'));
+    try {
+      copy.editJson(CONFIG, (value) => Object.assign(value.quantization_config as object, { quant_method: 'bitsandbytes' }));
+      await expectFailure({ model: copy.dir, device: 'cpu' }, 'ERR_KVASIR_UNSUPPORTED', /bitsandbytes/);
+    } finally {
+      copy.remove();
+    }
   });
 
   test('the signal has fired', async () => {

@@ -1,7 +1,10 @@
-/** Llama as one would have written it for older versions of vLLM: the same weights, other forwards. */
+/** Models as one would have written them for older versions of vLLM: the same weights, other forwards and layers. */
 import type { AttentionMetadata } from '../../lib/attention/metadata';
+import { alibiSlopes } from '../../lib/layers/alibi';
+import { BloomAttention, BloomForCausalLM } from '../../lib/models/bloom';
 import {
-  Attention, attentionDims, gatedActivation, getRope, loadWeights, LogitsProcessor, makeLayers, maybePrefix, MergedColumnParallelLinear, Module, PagedAttentionWithRoPE,
+  Attention, attentionDims, gatedActivation, getRope, loadWeights, LogitsProcessor, makeLayers, maybePrefix, MergedColumnParallelLinear, Module,
+  PagedAttentionWithALiBi, PagedAttentionWithRoPE,
   ParallelLMHead, QKVParallelLinear, readHfField, RMSNorm, RowParallelLinear, Sampler, split, VocabParallelEmbedding, type AttentionDims, type LoadedWeight,
   type RotaryEmbedding, type SamplerOutput, type Tensor, type VllmConfig,
 } from '../../lib/index';
@@ -162,5 +165,19 @@ export class FirstEraLlama extends OlderLlama {
 
   forward(inputIds: Tensor, positions: Tensor, kvCaches: readonly Tensor[], inputMetadata: AttentionMetadata): SamplerOutput {
     return this.sampler.forward(this.lmHead, this.hidden(inputIds, positions, kvCaches, inputMetadata), inputMetadata);
+  }
+}
+
+/** BLOOM with the attention layer of vLLM 0.1 to 0.3, which is given its slopes. */
+export class FirstEraBloom extends BloomForCausalLM {
+  constructor(config: VllmConfig, prefix: string) {
+    super(config, prefix);
+    const dims = attentionDims(config);
+    for (const module of this.modules()) {
+      if (!(module instanceof BloomAttention)) continue;
+      const name = `${module.prefix}.attn`;
+      config.staticForwardContext.delete(name); // its place is taken
+      Object.assign(module, { attn: new PagedAttentionWithALiBi(config, dims, Array.from(alibiSlopes(dims.totalNumHeads)), name) });
+    }
   }
 }

@@ -1,3 +1,4 @@
+import * as path from 'node:path';
 import { LLM, ModelRegistry, Module, type ModelClass, type Tensor, type VllmConfig } from '../../lib/index';
 import { runnableModel, takesKvCaches } from '../../lib/worker/runnable-model';
 import type { TextGenerationModel } from '../../lib/models/interfaces';
@@ -5,7 +6,7 @@ import { makeVllmConfig } from '../fixtures/vllm-config';
 import { describeShared, sharedPath } from '../fixtures/shared';
 import { expectCode } from '../fixtures/expect-error';
 import { comparable, readGolden } from '../models/golden-suite';
-import { FirstEraLlama, MiddleEraLlama } from '../models/older-models';
+import { FirstEraBloom, FirstEraLlama, MiddleEraLlama } from '../models/older-models';
 
 const OLDER: readonly [string, ModelClass][] = [
   ['caches and metadata as arguments (vLLM 0.3 to 0.8)', MiddleEraLlama],
@@ -21,6 +22,22 @@ describeShared.each(OLDER)('a model with %s', (_name, Model) => {
       greedy.forEach((row, i) => expect(outputs[i]!.outputs[0]!.tokenIds.slice(0, comparable(row).length)).toEqual(comparable(row)));
     });
   });
+});
+
+it('a model with PagedAttentionWithALiBi (vLLM 0.1 to 0.3) generates what the reference does', async () => {
+  const warn = jest.spyOn(process, 'emitWarning').mockImplementation(() => undefined);
+  ModelRegistry.registerModel('BloomForCausalLM', FirstEraBloom);
+  warn.mockRestore();
+  const { greedy } = readGolden('bloom-tiny');
+  const llm = await LLM.create({ model: path.join(__dirname, '../fixtures/models/bloom-tiny'), dtype: 'float32', device: 'cpu' });
+  try {
+    const maxTokens = Math.max(...greedy.map((row) => row.output_ids.length));
+    const outputs = await llm.generate(greedy.map((row) => ({ promptTokenIds: row.prompt_ids })), { temperature: 0, maxTokens, ignoreEos: true });
+    expect(greedy.length).toBeGreaterThan(0);
+    greedy.forEach((row, i) => expect(outputs[i]!.outputs[0]!.tokenIds.slice(0, comparable(row).length)).toEqual(comparable(row)));
+  } finally {
+    await llm.close();
+  }
 });
 
 /** Registered for the architecture of the checkpoint; the registration ends with the test file's own module registry. */
