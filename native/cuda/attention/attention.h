@@ -26,7 +26,8 @@ struct Arguments {
   bool alignedQ;  // rows of q can be read 16 bytes at a time
 };
 
-// How a decode launch is cut into blocks. Results are the same bits whatever it says, for the same minLeafTokens.
+// How a decode launch is cut into blocks. Results are the same bits whatever it says, for the same
+// minLeafTokens above 0.
 struct DecodeLaunch {
   int tiles;           // per (sequence, kv head)
   int tileRows;        // rows of a tile that can be used

@@ -4,7 +4,7 @@
 // head are its tokens x the group's heads; a tile of up to 8 * kTiles of them is one matrix operand. The keys it attends are cut into
 // leaves (plan.h); block `split` works through leaves split, split + splits, .., in each of which warp w takes pages w, w + 4, ... The
 // results of warps merge in order, those of leaves as a tree: leaf i with leaf i + 16, then i + 8, 4, 2, 1. A block's own leaves are a
-// subtree, so the number of blocks does not change a bit. The block that arrives last merges the blocks' results and writes the rows.
+// subtree, so for given leaves the number of blocks does not change a bit. The block that arrives last merges the blocks' results and writes the rows.
 #pragma once
 
 #include "cuda/attention/decode_plan.cuh"

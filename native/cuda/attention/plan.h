@@ -1,5 +1,6 @@
 // How paged attention is cut into blocks: pure functions of shapes that the host knows, and of a sequence's own length on the device.
-// What a query's result is depends on none of the batch: leaves of a sequence and the order in which they merge follow from its length.
+// With kMinLeafTokens a query's result does not depend on the batch: leaves of a sequence and the order in which they merge follow from
+// its length.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +49,8 @@ KVASIR_BOTH constexpr int leafCount(int keys, int least) {
 }
 
 // Keys that each block of a launch should take, where all (sequence, kv head, tile of rows) attend `keys`. More than keys / many: the
-// splits of sequences with several are at most `many` over all pairs, which is what there is memory for. Every
-// warp computes it before it loads anything: in float, because a 64-bit division takes longer than a page.
+// splits of sequences with several are at most `many` over all pairs, which is what there is memory for. Every warp computes it before it
+// loads anything, in float: 64-bit divisions are slow.
 KVASIR_BOTH constexpr int blockTokens(float keys, int few, int many) {
   const float fill = keys / static_cast<float>(few), crowd = keys / static_cast<float>(many);
   const float most = crowd > kBlockTokens ? crowd : kBlockTokens, tokens = fill < most ? fill : most;
