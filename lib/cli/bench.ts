@@ -153,6 +153,8 @@ function ceilingFigures(llm: LLM, given: { batchSize: number; inputLen: number; 
   const decodeBytes = memory.weights - (model.tieWordEmbeddings ? 0 : embeddingBytes);
   // A prompt token multiplies by every weight but the embedding and the LM head, which only the last token needs.
   const prefillFlops = (2 * (memory.weights - embeddingBytes * (model.tieWordEmbeddings ? 1 : 2))) / (embeddingBytes / embeddingElements);
+  // The bytes of quantized weights do not tell how many there are, and their products may have another peak than the one measured.
+  const shareOfPeak = prefills.map((seconds, i) => (prefillFlops * given.batchSize * given.inputLen) / seconds / ceilings[i]!.flops);
   const stepSeconds = totals.map((total, i) => (total - prefills[i]!) / (given.outputLen - 1));
   return {
     weightBytes: memory.weights,
@@ -160,7 +162,7 @@ function ceilingFigures(llm: LLM, given: { batchSize: number; inputLen: number; 
     machineReadGBs: median(ceilings.map((c) => c.readBytesPerSecond)) / 1e9,
     machinePeakGflops: median(ceilings.map((c) => c.flops)) / 1e9,
     decodeShareOfReadBandwidth: median(stepSeconds.map((seconds, i) => decodeBytes / seconds / ceilings[i]!.readBytesPerSecond)),
-    prefillShareOfPeak: median(prefills.map((seconds, i) => (prefillFlops * given.batchSize * given.inputLen) / seconds / ceilings[i]!.flops)),
+    prefillShareOfPeak: llm.config.quantization === null ? median(shareOfPeak) : null,
   };
 }
 

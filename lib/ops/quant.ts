@@ -85,7 +85,7 @@ export function packFp8(weight: Tensor): void {
  * x @ w^T + bias with int4 weights. A float32 x is multiplied in float32 whatever the flag; a row's result does not depend on the others.
  * @param x [numTokens, in], rows may be strided
  * @param bias [out], dtype of x or float32
- * @param dynamicActivation allows to round x to int8, with one scale per token and at most one group of the weight
+ * @param dynamicActivation allows to round x to int8, with one scale per token and group of the weight, or (CPU) at most 128 inputs
  * @param dtype of the result: that of x, or float32
  */
 export function linearInt4(

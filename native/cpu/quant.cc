@@ -113,32 +113,32 @@ Plan makePlan(int64_t rows, int64_t n, const Call& c, int threads) {
 struct Input {
   const char* x;
   int64_t stride;  // bytes
-  const float* scales;
+  const float* factors;
   const void* sums;
-  int64_t scaleStride, sumStride;
+  int64_t factorStride, sumStride;
 };
 
-// Memory for it: rows of x, then scales and sums of its rows.
+// Memory for it: rows of x, then factors and sums of its rows.
 struct InputLayout {
   bool direct;  // x is what the tiles want already
-  int64_t rowBytes, scales, sums;  // numbers per row
+  int64_t rowBytes, factors, sums;  // numbers per row
 
   InputLayout(const Call& c, QuantInput input) {
     const int64_t size = input == QuantInput::Int8 ? 1 : input == QuantInput::BFloat16 ? 2 : 4;
     direct = c.k == c.padded && ((input == QuantInput::Float32 && c.x.dtype == DType::Float32) ||
                                  (input == QuantInput::BFloat16 && c.x.dtype == DType::BFloat16));
     rowBytes = direct ? 0 : aligned(c.padded * size) + kInputGap;
-    scales = input == QuantInput::Int8 ? c.groups * quantChunks(c.group) : 0;
-    sums = input == QuantInput::Int8 ? scales : input == QuantInput::BFloat16 && c.zeros ? c.groups : 0;
+    factors = input == QuantInput::Int8 ? 1 + quantSpans(c.groups, c.group) : 0;
+    sums = input == QuantInput::Int8 ? c.groups * quantChunks(c.group) : input == QuantInput::BFloat16 && c.zeros ? c.groups : 0;
   }
-  int64_t bytes(int64_t rows) const { return aligned(rows * rowBytes) + aligned(rows * scales * 4) + aligned(rows * sums * 4); }
+  int64_t bytes(int64_t rows) const { return aligned(rows * rowBytes) + aligned(rows * factors * 4) + aligned(rows * sums * 4); }
 };
 
-void prepareRow(const Call& c, QuantInput input, const Rows& kernels, const char* from, char* x, float* scales, void* sums) {
+void prepareRow(const Call& c, QuantInput input, const Rows& kernels, const char* from, char* x, float* factors, void* sums) {
   switch (input) {
     case QuantInput::Int8: {
       const QuantSums kind = c.zeros ? QuantSums::Words : c.kind == QuantWeight::Int4 ? QuantSums::Times8 : QuantSums::Times128;
-      return kernels.quant.quantize(c.x.dtype, from, c.k, c.padded, c.group, c.kind == QuantWeight::Int4, kind, reinterpret_cast<int8_t*>(x), scales,
+      return kernels.quant.quantize(c.x.dtype, from, c.k, c.padded, c.group, c.kind == QuantWeight::Int4, kind, reinterpret_cast<int8_t*>(x), factors,
                                     static_cast<int32_t*>(sums));
     }
     case QuantInput::BFloat16:
@@ -156,17 +156,17 @@ void prepareRow(const Call& c, QuantInput input, const Rows& kernels, const char
 Input prepare(Pool& pool, const Call& c, QuantInput input, const Rows& kernels, const char* source, int64_t rows, char* memory, bool alone) {
   const InputLayout layout(c, input);
   const int64_t sourceStride = c.x.stride(0) * elementSize(c.x.dtype);
-  float* scales = reinterpret_cast<float*>(memory + aligned(rows * layout.rowBytes));
-  char* sums = reinterpret_cast<char*>(scales) + aligned(rows * layout.scales * 4);
+  float* factors = reinterpret_cast<float*>(memory + aligned(rows * layout.rowBytes));
+  char* sums = reinterpret_cast<char*>(factors) + aligned(rows * layout.factors * 4);
   if (!layout.direct || layout.sums) {
     const int64_t grain = alone ? rows : std::max<int64_t>(1, (32 << 10) / std::max<int64_t>(1, c.k));
     pool.forRange(rows, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r)
-        prepareRow(c, input, kernels, source + r * sourceStride, layout.direct ? nullptr : memory + r * layout.rowBytes, scales + r * layout.scales,
+        prepareRow(c, input, kernels, source + r * sourceStride, layout.direct ? nullptr : memory + r * layout.rowBytes, factors + r * layout.factors,
                    sums + r * layout.sums * 4);
     });
   }
-  return {layout.direct ? source : memory, layout.direct ? sourceStride : layout.rowBytes, scales, sums, layout.scales, layout.sums};
+  return {layout.direct ? source : memory, layout.direct ? sourceStride : layout.rowBytes, factors, sums, layout.factors, layout.sums};
 }
 
 // Memory of a thread.
@@ -250,7 +250,7 @@ void Job::blockRows(int64_t b, const char* after, int64_t row0, int64_t row1, co
   const int64_t columns = std::min<int64_t>(kQuantRows, out.dim(1) - b * kQuantRows), outSize = elementSize(out.dtype);
   const int64_t count = row1 - row0, tileCount = ceilDiv(count, kQuantTileRows);
   QuantTile t{};
-  t.xStride = input.stride, t.xScaleStride = input.scaleStride, t.xSumStride = input.sumStride;
+  t.xStride = input.stride, t.xFactorStride = input.factorStride, t.xSumStride = input.sumStride;
   t.k = call.padded, t.group = call.group, t.c = scratch.sums;
   useBlock(call, b, columns, scratch, t);
   const int64_t lines = tileCount > 1 && after && call.packed() ? call.blockBytes() / 64 : 0;
@@ -263,7 +263,7 @@ void Job::blockRows(int64_t b, const char* after, int64_t row0, int64_t row1, co
   for (int64_t i = 0; i < tileCount; ++i) {
     const int64_t r0 = row0 + count * i / tileCount, r1 = row0 + count * (i + 1) / tileCount;
     t.x = input.x + r0 * input.stride;
-    t.xScales = input.scales + r0 * input.scaleStride;
+    t.xFactors = input.factors + r0 * input.factorStride;
     t.xSums = static_cast<const char*>(input.sums) + r0 * input.sumStride * 4;
     t.next = after + lines * i / tileCount * 64;
     t.nextLines = lines * (i + 1) / tileCount - lines * i / tileCount;

@@ -57,22 +57,36 @@ struct Int8Step {
   }
 };
 
+// sums *= factors of the rows.
+template <int Rows>
+KVASIR_INLINE void scaleRows(__m512 (&sums)[Rows][kVectors], const float* factors, int64_t stride) {
+  each<Rows>(KVASIR_EACH(r) {
+    const __m512 factor = _mm512_set1_ps(factors[r.value * stride]);
+    each<kVectors>(KVASIR_EACH(v) { sums[r.value][v.value] = _mm512_mul_ps(sums[r.value][v.value], factor); });
+  });
+}
+
 template <class Step, bool Zeros, int Rows>
 void dotTile(const QuantTile& t) {
   __m512 totals[Rows][kVectors];
   clear(totals);
   const char* x = static_cast<const char*>(t.x);
+  const char* const end = x + t.k;
   const char* w = t.weight;
-  const float* xScales = t.xScales;
+  const float* xFactors = t.xFactors;
   const int32_t* xSums = static_cast<const int32_t*>(t.xSums);
+  const int64_t spanGroups = quantSpanGroups(t.group);
   Prefetch ahead(t, t.k / t.group * quantChunks(t.group));
-  int64_t g = 0;
-  for (int64_t begin = 0; begin < t.k; begin += t.group, g += kQuantRows)
-    for (int64_t at = 0; at < t.group; at += kQuantChunk, ++xScales, ++xSums) {
+  int64_t g = 0, left = t.group;  // inputs of the group still to come
+  for (; x < end; ++xFactors) {
+    scaleRows(totals, xFactors, t.xFactorStride);
+    int64_t chunks = spanGroups;
+    do {
       ahead.step();
       __m512i sums[Rows][kVectors];
-      start<Zeros>(sums, xSums, t.xSumStride, Zeros ? t.zeros + g : nullptr);
-      int64_t steps = (t.group - at < kQuantChunk ? t.group - at : kQuantChunk) / Step::kInputs;
+      start<Zeros>(sums, xSums++, t.xSumStride, Zeros ? t.zeros + g : nullptr);
+      const int64_t width = left < kQuantChunk ? left : kQuantChunk;
+      int64_t steps = width / Step::kInputs;
       do {
         prefetchStream<Step::stream(Rows)>(w);
         Step::run(sums, x, t.xStride, w);
@@ -82,11 +96,13 @@ void dotTile(const QuantTile& t) {
       each<kVectors>(KVASIR_EACH(v) {
         const __m512 scale = loadScales16(t.scales, t.scaleType, g + 16 * v.value);
         each<Rows>(KVASIR_EACH(r) {
-          const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(xScales[r.value * t.xScaleStride]));
-          totals[r.value][v.value] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r.value][v.value]), both, totals[r.value][v.value]);
+          totals[r.value][v.value] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r.value][v.value]), scale, totals[r.value][v.value]);
         });
       });
-    }
+      if (left -= width; left == 0) left = t.group, g += kQuantRows;
+    } while (--chunks && x < end);
+  }
+  scaleRows(totals, xFactors, t.xFactorStride);
   storeAll(t.c, totals);
 }
 

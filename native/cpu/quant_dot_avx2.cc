@@ -62,6 +62,7 @@ KVASIR_INLINE void dotPass(const QuantTile& t, int first) {
   const char* x = static_cast<const char*>(t.x);
   const char* w = t.weight + first * 4;
   const int32_t* xSums = static_cast<const int32_t*>(t.xSums);
+  const int64_t groups = t.k / t.group, chunks = groups * quantChunks(t.group), spanGroups = quantSpanGroups(t.group);
   int64_t chunk = 0, g = first;
   for (int64_t begin = 0; begin < t.k; begin += t.group, g += kQuantRows)
     for (int64_t at = 0; at < t.group; at += kQuantChunk, ++chunk) {
@@ -83,9 +84,11 @@ KVASIR_INLINE void dotPass(const QuantTile& t, int first) {
 #pragma GCC unroll 6
         for (int r = 0; r < Rows; ++r) {
           float* c = t.c + r * kQuantRows + first + v * 8;
-          const __m256 total = chunk ? _mm256_loadu_ps(c) : _mm256_setzero_ps();
-          const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(t.xScales[r * t.xScaleStride + chunk]));
-          _mm256_storeu_ps(c, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), both, total));
+          __m256 total = chunk ? _mm256_loadu_ps(c) : _mm256_setzero_ps();
+          if (chunk % spanGroups == 0) total = _mm256_mul_ps(total, _mm256_set1_ps(t.xFactors[r * t.xFactorStride + chunk / spanGroups]));
+          total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), scale, total);
+          if (chunk + 1 == chunks) total = _mm256_mul_ps(total, _mm256_set1_ps(t.xFactors[r * t.xFactorStride + quantSpans(groups, t.group)]));
+          _mm256_storeu_ps(c, total);
         }
       }
     }

@@ -22,16 +22,22 @@ inline constexpr int kQuantRows = 32;        // rows of a packed block
 inline constexpr int kQuantTileRows = 6;     // rows of x per tile: 6 x 2 sums of a group and 6 x 2 totals of 16 floats
 inline constexpr int64_t kQuantChunk = 128;  // inputs that share a scale of an 8-bit activation, at most
 
-// Chunks of activations are cut within groups, so that a chunk has one scale on either side.
+// 8-bit activations are cut twice. A chunk has one scale of the weight: it is a group, or up to 128 inputs of a longer one. A span has one
+// scale of the activation: it is as many whole groups as 128 inputs hold, or one chunk. A scale of the activation for every group of 32
+// would take 6% of a tile's time.
 constexpr int64_t quantChunks(int64_t group) { return (group + kQuantChunk - 1) / kQuantChunk; }
+constexpr int64_t quantSpanGroups(int64_t group) { return group < kQuantChunk ? kQuantChunk / group : 1; }
+constexpr int64_t quantSpans(int64_t groups, int64_t group) {
+  return (groups + quantSpanGroups(group) - 1) / quantSpanGroups(group) * quantChunks(group);
+}
 
 // 32 columns of the result for a tile of rows.
 struct QuantTile {
   const void* x;          // of the type the kernel wants, padded with zeros to k
   int64_t xStride;        // bytes between rows
-  const float* xScales;   // [rows][chunks], for 8-bit x
-  const void* xSums;      // [rows][xSumStride]; 8-bit x: int32 per chunk (see quantizeRow); bfloat16 x with zeros: float per group
-  int64_t xScaleStride, xSumStride;
+  const float* xFactors;  // [rows][xFactorStride], for 8-bit x: one before each span and one after the last, see quantize
+  const void* xSums;      // [rows][xSumStride]; 8-bit x: int32 per chunk (see QuantSums); bfloat16 x with zeros: float per group
+  int64_t xFactorStride, xSumStride;
   const char* weight;     // packed block
   const void* scales;     // [groups][32]
   DType scaleType;
@@ -51,7 +57,7 @@ struct QuantKernels {
   QuantTileKernel tiles[kQuantTileRows];  // [rows - 1]; null when the set has none
 };
 
-// How quantizeRow writes the sums of chunks, from which dot products start.
+// How quantize() writes the sums of chunks, from which dot products start.
 enum class QuantSums {
   Times8,    // -8 * sum: of int4 without zeros
   Times128,  // -128 * sum: of int8
@@ -59,10 +65,12 @@ enum class QuantSums {
 };
 
 struct QuantRowKernels {
-  // Rounds x[k] (floating) to q[padded] int8 with one scale per chunk, largest magnitude / 127. `interleave` orders every 8 inputs as the
-  // nibbles of int4 words. An infinity or NaN makes its chunk's scale NaN. Null where no tiles take 8-bit x.
+  // Rounds x[k] (floating) to q[padded] int8 with one scale per span, largest magnitude / 127. `interleave` orders every 8 inputs as the
+  // nibbles of int4 words. factors[spans + 1]: a running total times factors[s] before span s is in units of that span's scale, and times
+  // the last factor in units of 1; so that totals of integers need no other place for what is scaled already. An infinity or NaN makes
+  // factors NaN. Null where no tiles take 8-bit x.
   void (*quantize)(DType from, const void* x, int64_t k, int64_t padded, int64_t group, bool interleave, QuantSums kind, int8_t* q,
-                   float* scales, int32_t* sums);
+                   float* factors, int32_t* sums);
   // sums[g] = the sum of group g of x.
   void (*groupSums)(DType from, const void* x, int64_t k, int64_t group, float* sums);
   // Rounds w[k] / scale to fp8, scale = largest magnitude / 448, or 1; returns it.

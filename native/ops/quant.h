@@ -43,8 +43,8 @@ void packFp8(Stream& stream, const Tensor& weight);
 // strided; bias: [outFeatures] of x's dtype or float32. A row of out depends on its row of x only, bit for bit, on the CPU.
 //   float32 x: the arithmetic of float32 weights, whatever the flags say.
 //   dynamicActivation = false: weights are exact, products and sums are those of x's dtype with float32 sums.
-//   dynamicActivation = true: x may be rounded to int8 with one scale per token and group of the weight, or less than a group
-//   (CPU: at most 128 inputs per scale; instruction sets without a fast 8-bit dot product do not round).
+//   dynamicActivation = true: x may be rounded to int8 with one scale per token and group of the weight (CPU: per token and at most 128
+//   inputs, which are part of a group or several whole ones; instruction sets without a fast 8-bit dot product do not round).
 void linearInt4(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales, const MaybeTensor& zeros,
                 const MaybeTensor& bias, bool dynamicActivation);
 void linearInt8(Stream& stream, const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& scales, const MaybeTensor& bias,

@@ -46,12 +46,13 @@ export const ALIGNED_CASES: readonly LinearCase[] = DTYPES.flatMap((dtype, d) =>
 
 /** out[i, j] = sum over k of x[i, k] weight[j, k], plus bias[j]: float64, on values that are already rounded to the dtype. */
 export function linearReference(c: { m: number; n: number; k: number }, x: Float64Array, weight: Float64Array, bias: Float64Array | null): Float64Array {
-  const out = new Float64Array(c.m * c.n);
-  for (let i = 0; i < c.m; i++)
-    for (let j = 0; j < c.n; j++) {
+  const { m, n, k } = c;
+  const out = new Float64Array(m * n);
+  for (let i = 0; i < m; i++)
+    for (let j = 0; j < n; j++) {
       let sum = bias ? bias[j]! : 0;
-      for (let l = 0, a = i * c.k, b = j * c.k; l < c.k; l++) sum += x[a + l]! * weight[b + l]!;
-      out[i * c.n + j] = sum;
+      for (let l = 0, a = i * k, b = j * k; l < k; l++) sum += x[a + l]! * weight[b + l]!;
+      out[i * n + j] = sum;
     }
   return out;
 }

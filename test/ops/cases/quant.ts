@@ -105,16 +105,20 @@ export function fromFp8(code: number): number {
   return exponent === 0 ? sign * mantissa * 2 ** -9 : sign * (1 + mantissa / 8) * 2 ** (exponent - 7);
 }
 
+/** The number of each e4m3 code. */
+const FP8_VALUES = Float64Array.from({ length: 256 }, (_, code) => fromFp8(code));
+
 /** The nearest e4m3 code, the even one of two; magnitudes are at most 448. */
 export function toFp8(value: number): number {
-  const sign = value < 0 || Object.is(value, -0) ? 0x80 : 0;
-  const size = Math.abs(value);
+  const negative = value < 0 || Object.is(value, -0);
+  const size = negative ? -value : value;
   let best = 0;
   for (let code = 1; code < 127; code++) {
-    const difference = Math.abs(fromFp8(code) - size) - Math.abs(fromFp8(best) - size);
+    const [a, b] = [FP8_VALUES[code]! - size, FP8_VALUES[best]! - size];
+    const difference = (a < 0 ? -a : a) - (b < 0 ? -b : b);
     if (difference < 0 || (difference === 0 && code % 2 === 0)) best = code;
   }
-  return sign | best;
+  return (negative ? 0x80 : 0) | best;
 }
 
 export interface QuantWeights {
@@ -127,46 +131,63 @@ export interface QuantWeights {
   readonly values: Float64Array;
 }
 
+/** Looking a global up takes longer in a test than this multiplication. */
+const { imul } = Math;
+
 /** Deterministic integers in [0, 2^32). */
 export function randomInts(count: number, seed: number): Uint32Array {
   let state = (seed * 2654435761 + 1) >>> 0;
-  return Uint32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state ^ (state >>> 15)) >>> 0;
-  });
+  const values = new Uint32Array(count);
+  for (let i = 0; i < count; i++) {
+    state = (imul(state, 1664525) + 1013904223) >>> 0;
+    values[i] = (state ^ (state >>> 15)) >>> 0;
+  }
+  return values;
 }
 
 /** A code 0..15 of canonical int4 storage. */
 export const nibbleAt = (codes: ArrayLike<number>, row: number, k: number, inputs: number): number => (codes[row * (inputs / 2) + (k >> 1)]! >> ((k & 1) * 4)) & 15;
 
+/** Weights have millions of elements, and a call for each of them takes longer than a GPU takes for everything: plain loops. */
 export function randomWeights(c: Pick<QuantCase, 'weight' | 'n' | 'k' | 'group' | 'blockN' | 'scaleType' | 'zeros'>, seed: number): QuantWeights {
   const { n, k, weight, blockN } = c;
   const group = c.group === -1 ? k : c.group;
   const groups = Math.ceil(k / group);
-  const bytes = Uint8Array.from(randomInts(weight === 'int4' ? (n * k) / 2 : n * k, seed), (v) => v & 255);
+  const bytes = new Uint8Array(randomInts(weight === 'int4' ? (n * k) / 2 : n * k, seed)); // their low bytes
   if (weight === 'fp8') for (let i = 0; i < bytes.length; i++) if ((bytes[i]! & 127) === 127) bytes[i]! -= 1;
   const codes = weight === 'int8' ? Int8Array.from(bytes) : bytes;
   const scaleRows = Math.ceil(n / blockN);
   const scales = roundTo(c.scaleType, Float64Array.from(randomInts(scaleRows * groups, seed + 1), (v) => 0.004 + (v % 1000) / 1e5));
   const zeros = c.zeros ? Uint8Array.from(randomInts(n * groups, seed + 2), (v) => v % 17) : null;
-  const values = new Float64Array(n * k);
-  for (let row = 0; row < n; row++)
-    for (let i = 0; i < k; i++) {
-      const g = Math.floor(i / group);
-      const scale = scales[Math.floor(row / blockN) * groups + g]!;
-      const code = weight === 'int4' ? nibbleAt(codes, row, i, k) - (zeros?.[row * groups + g] ?? 8) : codes[row * k + i]!;
-      values[row * k + i] = (weight === 'fp8' ? fromFp8(code) : code) * scale;
-    }
-  return { codes, scales, zeros, groups, values };
+  return { codes, scales, zeros, groups, values: weightValues(c, codes, scales, zeros) };
 }
 
-/** x rounded to int8 with one scale per row and `chunk` inputs within a group, as float32 arithmetic does it. */
-export function roundedToInt8(x: Float64Array, m: number, k: number, group: number, chunk: number): Float64Array {
+/** [n, k] as float64. */
+function weightValues(c: Pick<QuantCase, 'weight' | 'n' | 'k' | 'group' | 'blockN'>, codes: Uint8Array | Int8Array, scales: Float64Array, zeros: Uint8Array | null): Float64Array {
+  const { weight, n, k, blockN } = c;
+  const group = c.group === -1 ? k : c.group;
+  const groups = Math.ceil(k / group);
+  const values = new Float64Array(n * k);
+  for (let row = 0; row < n; row++)
+    for (let g = 0; g < groups; g++) {
+      const scale = scales[Math.floor(row / blockN) * groups + g]!;
+      const zero = zeros === null ? 8 : zeros[row * groups + g]!;
+      const [begin, end] = [row * k + g * group, row * k + Math.min(k, (g + 1) * group)];
+      if (weight === 'int4') for (let i = begin; i < end; i++) values[i] = (((codes[i >> 1]! >> ((i & 1) * 4)) & 15) - zero) * scale;
+      else if (weight === 'fp8') for (let i = begin; i < end; i++) values[i] = FP8_VALUES[codes[i]!]! * scale;
+      else for (let i = begin; i < end; i++) values[i] = codes[i]! * scale;
+    }
+  return values;
+}
+
+/** x rounded to int8 with one scale per row and `most` inputs of a group, or as many whole groups as that holds, as float32 arithmetic does it. */
+export function roundedToInt8(x: Float64Array, m: number, k: number, group: number, most: number): Float64Array {
   const out = new Float64Array(x.length);
+  const extent = group < most ? group * Math.floor(most / group) : group;
   for (let row = 0; row < m; row++)
-    for (let g = 0; g < k; g += group)
-      for (let at = g; at < Math.min(k, g + group); at += chunk) {
-        const part = x.subarray(row * k + at, row * k + Math.min(at + chunk, g + group, k));
+    for (let first = 0; first < k; first += extent)
+      for (let at = first; at < Math.min(k, first + extent); at += most) {
+        const part = x.subarray(row * k + at, row * k + Math.min(at + most, first + extent, k));
         const largest = part.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
         const inverse = Math.fround(127 / largest);
         const scale = Math.fround(largest * Math.fround(1 / 127));
