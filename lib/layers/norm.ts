@@ -1,10 +1,8 @@
 import type { VllmConfig } from '../config/vllm';
 import { Module } from '../nn/module';
 import { Parameter } from '../nn/parameter';
-import { cast } from '../ops/copy';
 import { addLayerNorm, addRmsNorm, layerNorm, rmsNorm } from '../ops/norm';
 import type { Tensor } from '../tensor/tensor';
-import { reshape } from '../tensor/views';
 
 export interface RMSNormOptions {
   readonly hiddenSize: number;
@@ -19,7 +17,7 @@ export class RMSNorm extends Module {
 
   constructor(
     vllmConfig: VllmConfig,
-    private readonly options: RMSNormOptions,
+    readonly options: RMSNormOptions,
     prefix: string,
   ) {
     super(prefix);
@@ -29,13 +27,6 @@ export class RMSNorm extends Module {
   /** x [numTokens, hiddenSize] -> the same shape. */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight.tensor, this.options.eps, this.options.gemma);
-  }
-
-  /** Normalises every head by itself: x [numTokens, numHeads * hiddenSize], rows may lie apart -> the same shape, dense. */
-  forwardHeads(x: Tensor): Tensor {
-    const { hiddenSize } = this.options;
-    const heads = reshape(cast(x, x.dtype), [(x.size(0) * x.size(1)) / hiddenSize, hiddenSize]);
-    return reshape(this.forward(heads), x.shape);
   }
 
   /** Adds x to the residual stream (in place) and normalises the sum; without a residual, x begins the stream. */

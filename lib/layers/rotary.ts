@@ -3,9 +3,11 @@ import { ropeParameters } from '../config/rope';
 import { Module } from '../nn/module';
 import { ConstantBuffer } from '../nn/parameter';
 import { computeRopeTable } from '../nn/rope-table';
-import { rope } from '../ops/rope';
+import { normRope, rope, type HeadNorms } from '../ops/rope';
 import type { Tensor } from '../tensor/tensor';
 import { reshape } from '../tensor/views';
+import { KvasirError } from '../utils/errors';
+import type { RMSNorm } from './norm';
 
 export interface RopeOptions {
   readonly headDim: number;
@@ -34,15 +36,26 @@ export class RotaryEmbedding extends Module {
 
   /**
    * Rotates q [numTokens, numHeads * headDim] and k [numTokens, numKvHeads * headDim] in place; their rows may lie apart.
-   * positions: int32 [numTokens].
+   * positions: int32 [numTokens]. qNorm and kNorm normalise every head by itself before (Qwen 3), in the same kernel.
+   * @throws ERR_KVASIR_LAYER for one norm without the other, or norms of which one has another eps
    */
-  forward(positions: Tensor, q: Tensor, k: Tensor): void {
-    rope(positions, this.heads(q), this.heads(k), this.cosSin.tensor, this.isNeoxStyle);
+  forward(positions: Tensor, q: Tensor, k: Tensor, qNorm: RMSNorm | null = null, kNorm: RMSNorm | null = null): void {
+    const [queries, keys] = [this.heads(q), this.heads(k)];
+    if (!qNorm && !kNorm) return rope(positions, queries, keys, this.cosSin.tensor, this.isNeoxStyle);
+    normRope(positions, queries, keys, headNorms(qNorm, kNorm), this.cosSin.tensor, this.isNeoxStyle);
   }
 
   private heads(x: Tensor): Tensor {
     return reshape(x, [x.size(0), x.size(1) / this.headDim, this.headDim]);
   }
+}
+
+function headNorms(qNorm: RMSNorm | null, kNorm: RMSNorm | null): HeadNorms {
+  const [q, k] = [qNorm?.options, kNorm?.options];
+  const gemma = q?.gemma ?? false;
+  if (!qNorm || !kNorm || q?.eps !== k?.eps || gemma !== (k?.gemma ?? false))
+    throw new KvasirError('ERR_KVASIR_LAYER', `rotary embedding: expected norms of queries and keys with the same options, received ${JSON.stringify([q, k])}`);
+  return { qWeight: qNorm.weight.tensor, kWeight: kNorm.weight.tensor, eps: qNorm.options.eps, gemma };
 }
 
 const shared = new WeakMap<VllmConfig, Map<string, RotaryEmbedding>>();

@@ -76,9 +76,8 @@ export class LlamaAttention extends Module {
   }
 
   forward(positions: Tensor, hiddenStates: Tensor): Tensor {
-    let [q, k, v] = split(this.qkvProj.forward(hiddenStates), this.dims.qkvSizes) as [Tensor, Tensor, Tensor];
-    if (this.qNorm && this.kNorm) [q, k] = [this.qNorm.forwardHeads(q), this.kNorm.forwardHeads(k)];
-    this.rotaryEmb.forward(positions, q, k);
+    const [q, k, v] = split(this.qkvProj.forward(hiddenStates), this.dims.qkvSizes) as [Tensor, Tensor, Tensor];
+    this.rotaryEmb.forward(positions, q, k, this.qNorm, this.kNorm);
     return this.oProj.forward(this.attn.forward(q, k, v));
   }
 }

@@ -13,3 +13,24 @@ import { call } from './run';
 export function rope(positions: Tensor, q: Tensor, k: Tensor | null, cosSin: Tensor, isNeox: boolean): void {
   call('rope', positions, q, k, cosSin, isNeox);
 }
+
+/** RMSNorm of heads, see {@link normRope}. */
+export interface HeadNorms {
+  /** [headDim] */
+  readonly qWeight: Tensor;
+  /** [headDim] */
+  readonly kWeight: Tensor;
+  readonly eps: number;
+  /** Multiply by (1 + weight) and round once, as Gemma does. */
+  readonly gemma: boolean;
+}
+
+/**
+ * Normalises every head of q and k by itself, as rmsNorm does rows of headDim elements, then rotates as {@link rope} does; in place.
+ * @param q [numTokens, numHeads, headDim]; tokens may lie apart
+ * @param k [numTokens, numKvHeads, headDim]
+ * @throws as {@link rope}
+ */
+export function normRope(positions: Tensor, q: Tensor, k: Tensor, norms: HeadNorms, cosSin: Tensor, isNeox: boolean): void {
+  call('normRope', positions, q, k, norms.qWeight, norms.kWeight, cosSin, norms.eps, norms.gemma, isNeox);
+}

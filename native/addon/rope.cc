@@ -6,6 +6,7 @@ namespace kvasir::addon {
 
 void registerRope(Napi::Env env, Napi::Object exports) {
   op<ops::rope>(env, exports, "rope");
+  op<ops::normRope>(env, exports, "normRope");
 }
 
 }  // namespace kvasir::addon

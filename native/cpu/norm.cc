@@ -1,5 +1,8 @@
 #include "cpu/norm.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "cpu/isa.h"
 #include "cpu/norm_rows.h"
 
@@ -84,7 +87,27 @@ void layerNormRows(Pool& pool, const Tensor& out, const Tensor& x, const MaybeTe
   });
 }
 
+// The row kernels are fast where out and x are apart.
+template <class T>
+void normRowsInPlace(void* x, int64_t stride, int64_t count, const void* weight, int64_t n, float eps, bool gemma) {
+  const Rows<T> rows = chooseRows(static_cast<const T*>(nullptr));
+  std::vector<T> copy(static_cast<size_t>(n));
+  for (int64_t i = 0; i < count; ++i) {
+    T* row = static_cast<T*>(x) + i * stride;
+    std::copy_n(row, n, copy.data());
+    rows.rms(row, copy.data(), nullptr, static_cast<const T*>(weight), n, eps, gemma);
+  }
+}
+
 }  // namespace
+
+NormRowsInPlace chooseNormRowsInPlace(DType dtype) {
+  switch (dtype) {
+    case DType::Float32: return normRowsInPlace<float>;
+    case DType::BFloat16: return normRowsInPlace<bf16>;
+    default: return normRowsInPlace<f16>;
+  }
+}
 
 void rmsNorm(Pool& pool, const Tensor& out, const Tensor& x, const Tensor& weight, double eps, bool gemma) {
   rmsNormRows(pool, out, x, std::nullopt, weight, eps, gemma);

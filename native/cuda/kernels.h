@@ -28,6 +28,8 @@ void loadFromFile(CudaStream& stream, const Tensor& out, const FileView& source)
 
 // rope.cu, activation.cu, soft_cap.cu, embedding.cu, cache.cu
 void rope(CudaStream& stream, const Tensor& positions, const Tensor& q, const MaybeTensor& k, const Tensor& cosSin, bool isNeox);
+void normRope(CudaStream& stream, const Tensor& positions, const Tensor& q, const Tensor& k, const Tensor& qWeight, const Tensor& kWeight, const Tensor& cosSin,
+              double eps, bool gemma, bool isNeox);
 void siluAndMul(CudaStream& stream, const Tensor& out, const Tensor& x);
 void geluAndMul(CudaStream& stream, const Tensor& out, const Tensor& x);
 void geluTanhAndMul(CudaStream& stream, const Tensor& out, const Tensor& x);

@@ -4,6 +4,7 @@
 #include "cuda/convert.cuh"
 #include "cuda/dependent_launch.cuh"
 #include "cuda/kernels.h"
+#include "cuda/norm.cuh"
 #include "cuda/reduce.cuh"
 
 namespace kvasir::cuda {
@@ -20,17 +21,6 @@ __device__ __forceinline__ Pack<T, N> added(const Pack<T, N>& x, const Pack<T, N
 #pragma unroll
   for (int j = 0; j < N; ++j) sum.v[j] = convert<T>(toFloatDevice(x.v[j]) + toFloatDevice(residual.v[j]));
   return sum;
-}
-
-template <class T, int N>
-__device__ __forceinline__ Pack<T, N> normalised(const Pack<T, N>& x, const Pack<T, N>& weight, float scale, bool gemma) {
-  Pack<T, N> result;
-#pragma unroll
-  for (int j = 0; j < N; ++j) {
-    const float normed = toFloatDevice(x.v[j]) * scale;
-    result.v[j] = gemma ? convert<T>(normed * (1.0f + toFloatDevice(weight.v[j]))) : convert<T>(toFloatDevice(convert<T>(normed)) * toFloatDevice(weight.v[j]));
-  }
-  return result;
 }
 
 // One block per row, 16-byte vectors when rows are aligned to them, else single elements; thread i has packs i, i + kThreads, .. of the row.
@@ -59,8 +49,7 @@ __global__ void __launch_bounds__(kThreads) rmsNormKernel(T* out, int64_t outStr
       P p = in[i];
       if (res) res[i] = p = added(p, res[i]);
       if constexpr (kHeld > 0) held[h] = p, factors[h] = w[i];
-#pragma unroll
-      for (int j = 0; j < kWidth; ++j) squares += toFloatDevice(p.v[j]) * toFloatDevice(p.v[j]);
+      squares = addSquares(squares, p);
     }
   const float scale = rsqrtf(blockSum<kThreads>(squares) / static_cast<float>(hidden) + eps);
   const P* from = res ? res : in;

@@ -5,6 +5,7 @@
 // the two ops would have stored, with the same bits, and must refuse (by overlap.h) where the second op writes what the first still reads.
 #pragma once
 
+#include <optional>
 #include <variant>
 
 #include "core/tensor.h"
@@ -16,8 +17,15 @@ class CudaStream;
 
 // rope.cu; joined by kvCacheWrite of the same k to a cache of its dtype.
 struct PendingRope {
+  // RMSNorm of every head before (normRope).
+  struct Norms {
+    Tensor qWeight, kWeight;
+    float eps;
+    bool gemma;
+  };
   Tensor positions, q, k, cosSin;
   bool isNeox;
+  std::optional<Norms> norms;
 };
 
 // gemm/linear.cc; a linear layer of one or two tokens, joined by a gated activation of its output.

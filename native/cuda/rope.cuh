@@ -1,8 +1,13 @@
 // The rotation of a few pairs of one head, in registers: shared by kernels that rotate in place and those that also store elsewhere.
 #pragma once
 
+#include <algorithm>
+#include <optional>
+
 #include "cuda/access.cuh"
 #include "cuda/convert.cuh"
+#include "cuda/norm.cuh"
+#include "cuda/pending.h"
 
 namespace kvasir::cuda {
 
@@ -69,6 +74,72 @@ struct RotaryUnit {
  private:
   __device__ __forceinline__ T& element(int i) { return i < N ? first.v[i] : second.v[i - N]; }
 };
+
+// RMSNorm of every head before it is rotated, for kernels with kNorm.
+struct HeadNorm {
+  const void* qWeight;  // [headDim], as kWeight
+  const void* kWeight;
+  float eps;
+  bool gemma;
+};
+inline HeadNorm headNormOf(const std::optional<PendingRope::Norms>& norms) {
+  return norms ? HeadNorm{norms->qWeight.data, norms->kWeight.data, norms->eps, norms->gemma} : HeadNorm{};
+}
+
+// Threads of a block across a head of `units`. Where the head is normalised they are lanes of one warp, a power of two.
+inline int threadsAcross(int units, bool norm, int threads) {
+  if (!norm) return std::min(units, threads);
+  int across = 1;
+  while (across < units && across < 32) across *= 2;
+  return across;
+}
+
+// The sum over the threads of one head, in the same order for all of them; blockDim.x is a power of two up to 32.
+__device__ __forceinline__ float headSum(float x) {
+  const unsigned width = blockDim.x, lane = (threadIdx.y * width + threadIdx.x) % 32;
+  const unsigned lanes = (width == 32 ? 0xffffffffu : (1u << width) - 1) << (lane / width * width);
+  for (unsigned offset = width / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(lanes, x, offset);
+  return x;
+}
+
+// One head by the threads (.., threadIdx.y), all of which call this: normalised if kNorm, then rotated, in place; also stored at `copy`
+// (with what does not rotate) if that is not null.
+//   head, copy, weight [headDim]; row: cosSinRow(), not null.
+template <class T, int N, bool kNeox, bool kNorm>
+__device__ __forceinline__ void rotateHead(T* head, T* copy, const float* row, int half, int headDim, const T* weight, float eps, bool gemma) {
+  using P = Pack<T, N>;
+  const int units = half / N, packs = headDim / N;
+  const bool once = units <= static_cast<int>(blockDim.x);
+  RotaryUnit<T, N, kNeox> unit, factors;
+  float scale = 0;
+  if constexpr (kNorm) {
+    float squares = 0;
+    for (int u = threadIdx.x; u < units; u += blockDim.x) {
+      unit.load(head, u, half);
+      factors.load(weight, u, half);
+      squares = addSquares(addSquares(squares, unit.first), unit.second);
+    }
+    for (int i = 2 * units + threadIdx.x; i < packs; i += blockDim.x) squares = addSquares(squares, reinterpret_cast<const P*>(head)[i]);
+    scale = rsqrtf(headSum(squares) / static_cast<float>(headDim) + eps);
+  }
+  for (int u = threadIdx.x; u < units; u += blockDim.x) {
+    if (!kNorm || !once) unit.load(head, u, half);
+    if constexpr (kNorm) {
+      if (!once) factors.load(weight, u, half);
+      unit.first = normalised(unit.first, factors.first, scale, gemma);
+      unit.second = normalised(unit.second, factors.second, scale, gemma);
+    }
+    unit.rotate(row, u, half);
+    unit.store(head, u, half);
+    if (copy) unit.store(copy, u, half);
+  }
+  if (!kNorm && !copy) return;
+  for (int i = 2 * units + threadIdx.x; i < packs; i += blockDim.x) {
+    P p = reinterpret_cast<const P*>(head)[i];
+    if constexpr (kNorm) reinterpret_cast<P*>(head)[i] = p = normalised(p, reinterpret_cast<const P*>(weight)[i], scale, gemma);
+    if (copy) reinterpret_cast<P*>(copy)[i] = p;
+  }
+}
 
 // The row of the table for a token, or null for a position outside of it.
 //   positions: int32 or int64 [numTokens]; cosSin [maxPosition] rows of `stride` floats.

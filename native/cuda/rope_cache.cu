@@ -35,8 +35,8 @@ struct Pages {
 // q come first, then those of k, then those of v. Rotates q and k in place, as ropeKernel does, and stores k and v in the token's page, as
 // kvCacheWriteKernel does; a token without a slot (padding) is only rotated, one whose position is not in the table only stored.
 //   q [numTokens, q.count, headDim], k and v [numTokens, k.count, headDim]; rows of 16-byte vectors.
-template <class T, int N, bool kNeox>
-__global__ void __launch_bounds__(kThreads) ropeCacheKernel(Heads q, Heads k, Heads v, const Rotation r, const Pages pages) {
+template <class T, int N, bool kNeox, bool kNorm>
+__global__ void __launch_bounds__(kThreads) ropeCacheKernel(Heads q, Heads k, Heads v, const Rotation r, const Pages pages, const HeadNorm norm) {
   using P = Pack<T, N>;
   letNextStart();
   waitForPrevious();
@@ -45,22 +45,23 @@ __global__ void __launch_bounds__(kThreads) ropeCacheKernel(Heads q, Heads k, He
   if (index >= q.count + 2 * k.count) return;
   const float* row = cosSinRow(r.cosSin, r.stride, r.maxPosition, r.positions, r.wide, token);
   const int64_t slot = pages.slots[token];
-  const bool stored = index >= q.count && slot >= 0 && slot < pages.numSlots, isValue = index >= q.count + k.count;
+  const bool isQuery = index < q.count, isValue = index >= q.count + k.count;
+  const bool stored = !isQuery && slot >= 0 && slot < pages.numSlots;
   const int kvHead = isValue ? index - q.count - k.count : index - q.count;
-  T* head = index < q.count ? q.at<T>(token, index) : isValue ? v.at<T>(token, kvHead) : k.at<T>(token, kvHead);
+  T* head = isQuery ? q.at<T>(token, index) : isValue ? v.at<T>(token, kvHead) : k.at<T>(token, kvHead);
   T* page = stored ? static_cast<T*>(pages.data) + keyRow(slot, kvHead, k.count, pages.headDim) + (isValue ? valueOffset(k.count, pages.headDim) : 0) : nullptr;
-  const int rotated = isValue ? 0 : r.half;
-  for (int u = threadIdx.x; u < rotated / N; u += blockDim.x) {
-    RotaryUnit<T, N, kNeox> unit;
-    unit.load(head, u, r.half);
-    if (row) {
-      unit.rotate(row, u, r.half);
-      unit.store(head, u, r.half);
-    }
-    if (stored) unit.store(page, u, r.half);
+  if (row && !isValue) {
+    const T* weight = static_cast<const T*>(isQuery ? norm.qWeight : norm.kWeight);
+    rotateHead<T, N, kNeox, kNorm>(head, page, row, r.half, pages.headDim, weight, norm.eps, norm.gemma);
+  } else if (stored) {
+    for (int i = threadIdx.x; i < pages.headDim / N; i += blockDim.x) reinterpret_cast<P*>(page)[i] = reinterpret_cast<const P*>(head)[i];
   }
-  if (stored)
-    for (int i = 2 * rotated / N + threadIdx.x; i < pages.headDim / N; i += blockDim.x) reinterpret_cast<P*>(page)[i] = reinterpret_cast<const P*>(head)[i];
+}
+
+template <class T, int N>
+auto kernelFor(bool isNeox, bool norm) {
+  if (norm) return isNeox ? ropeCacheKernel<T, N, true, true> : ropeCacheKernel<T, N, false, true>;
+  return isNeox ? ropeCacheKernel<T, N, true, false> : ropeCacheKernel<T, N, false, false>;
 }
 
 }  // namespace
@@ -78,15 +79,16 @@ void ropeKvCacheWrite(CudaStream& stream, const PendingRope& op, const Tensor& k
   const int half = static_cast<int>(op.cosSin.dims[1] / 2), headDim = static_cast<int>(v.dims[2]);
   const Rotation rotation{op.positions.data, op.positions.dtype == DType::Int64, op.cosSin.ptr<float>(), op.cosSin.strides[0], op.cosSin.dims[0], half};
   const Pages pages{kvCache.data, kvCache.dims[0] * kPageTokens, slotMapping.ptr<int64_t>(), headDim};
-  stream.launch("rope+kvCacheWrite", [&](cudaStream_t s) {
+  stream.launch(op.norms ? "normRope+kvCacheWrite" : "rope+kvCacheWrite", [&](cudaStream_t s) {
     dispatchFloat(op.q.dtype, [&](auto* null) {
       using T = std::remove_pointer_t<decltype(null)>;
       constexpr int N = Vec<T>::kSize;
-      const auto kernel = op.isNeox ? ropeCacheKernel<T, N, true> : ropeCacheKernel<T, N, false>;
+      const auto kernel = kernelFor<T, N>(op.isNeox, op.norms.has_value());
       // As many threads across as a rotated head has units: values take two rounds.
-      const int across = std::min(half / N, kThreads), rows = kThreads / across;
+      const int across = threadsAcross(half / N, op.norms.has_value(), kThreads), rows = kThreads / across;
       const dim3 grid(static_cast<unsigned>(v.dims[0]), static_cast<unsigned>(ceilDiv(op.q.dims[1] + 2 * v.dims[1], rows)));
-      launchChained({s, stream.overlaps()}, kernel, grid, dim3(across, rows), headsOf(op.q), headsOf(op.k), headsOf(v), rotation, pages);
+      launchChained({s, stream.overlaps()}, kernel, grid, dim3(across, rows), headsOf(op.q), headsOf(op.k), headsOf(v), rotation, pages,
+                    headNormOf(op.norms));
     });
   });
 }

@@ -14,4 +14,10 @@ namespace kvasir::ops {
 // A position outside the table is ERR_KVASIR_TENSOR at the next fence, and nothing is rotated.
 void rope(Stream& stream, const Tensor& positions, const Tensor& q, const MaybeTensor& k, const Tensor& cosSin, bool isNeox);
 
+// RMSNorm of every head of q and k by itself (as rmsNorm of rows of headDim elements, ops/norm.h), then rope as above, in place; between
+// the two the normalised head is rounded to the dtype.
+//   qWeight, kWeight: [headDim], dtype of q. The other shapes are those of rope.
+void normRope(Stream& stream, const Tensor& positions, const Tensor& q, const Tensor& k, const Tensor& qWeight, const Tensor& kWeight, const Tensor& cosSin,
+              double eps, bool gemma, bool isNeox);
+
 }  // namespace kvasir::ops

@@ -4,13 +4,14 @@ import { kvCacheWrite } from '../../lib/ops/cache';
 import { fill } from '../../lib/ops/copy';
 import { linear, linearInto, packLinear } from '../../lib/ops/gemm';
 import { addRmsNorm, rmsNorm } from '../../lib/ops/norm';
-import { rope } from '../../lib/ops/rope';
+import { normRope, rope, type HeadNorms } from '../../lib/ops/rope';
 import { call } from '../../lib/ops/run';
 import type { Tensor } from '../../lib/tensor/tensor';
 import { narrow, reshape, split } from '../../lib/tensor/views';
 import { PAGE_TOKENS } from './cases/cache';
 import { FUSION_BLOCKS, GATED_CASES, GATED_OPS, ROPE_CACHE_CASES, type GatedCase, type RopeCacheCase } from './cases/fusion';
-import { ROPE_MAX_POSITION, ropeReference } from './cases/rope';
+import { NORM_EPS } from './cases/norm';
+import { normedHeads, ROPE_MAX_POSITION, ropeReference } from './cases/rope';
 import { itOn, OpBench, randomValues, relativeL2, roundTo, TOLERANCE } from './harness';
 
 /** What stands between the two ops: nothing, an op that has nothing to do with them, or waiting for the device. */
@@ -32,6 +33,8 @@ interface RopeInputs {
   readonly qkv: Float64Array;
   readonly cosSin: Float64Array;
   readonly positions: readonly number[];
+  /** Of the norms of query and key heads. */
+  readonly weights: readonly [Float64Array, Float64Array];
 }
 
 function ropeInputs(c: RopeCacheCase): RopeInputs {
@@ -40,6 +43,7 @@ function ropeInputs(c: RopeCacheCase): RopeInputs {
     qkv: roundTo(c.dtype, randomValues(c.numTokens * width, 1)),
     cosSin: roundTo('float32', randomValues(ROPE_MAX_POSITION * c.rotaryDim, 2)),
     positions: c.slots.map((_, t) => (t * 7 + 3) % ROPE_MAX_POSITION),
+    weights: [roundTo(c.dtype, randomValues(c.headDim, 3)), roundTo(c.dtype, randomValues(c.headDim, 4))],
   };
 }
 
@@ -55,7 +59,9 @@ async function ropeAndStore(c: RopeCacheCase, x: RopeInputs, between: Between, v
   const [q, k, v] = bench.run(() =>
     split(merged, sizes).map((part, i) => reshape(part, [c.numTokens, i === 0 ? c.numHeads : c.numKvHeads, c.headDim])),
   ) as [Tensor, Tensor, Tensor];
-  bench.run(() => rope(at, q, k, table, c.isNeox));
+  const [qWeight, kWeight] = [bench.float(c.dtype, [c.headDim], x.weights[0]), bench.float(c.dtype, [c.headDim], x.weights[1])];
+  const norms: HeadNorms = { qWeight, kWeight, eps: NORM_EPS, gemma: false };
+  bench.run(() => (c.norm ? normRope(at, q, k, norms, table, c.isNeox) : rope(at, q, k, table, c.isNeox)));
   await pause(bench, between);
   bench.run(() => kvCacheWrite(cache, k, values === 'k' ? k : v, slots));
   const result: [Float64Array, Float64Array] = [await bench.values(merged), await bench.values(cache)];
@@ -64,7 +70,7 @@ async function ropeAndStore(c: RopeCacheCase, x: RopeInputs, between: Between, v
 }
 
 describe('rope, then kvCacheWrite', () => {
-  it.each(ROPE_CACHE_CASES.map((c) => [`${c.dtype} ${c.numHeads}/${c.numKvHeads}x${c.headDim} rotary ${c.rotaryDim}, ${c.numTokens} tokens`, c] as const))('%s', async (_name, c) => {
+  it.each(ROPE_CACHE_CASES.map((c) => [`${c.dtype} ${c.numHeads}/${c.numKvHeads}x${c.headDim} rotary ${c.rotaryDim}, ${c.numTokens} tokens${c.norm ? ', norms' : ''}`, c] as const))('%s', async (_name, c) => {
     const x = ropeInputs(c);
     const runs: [Float64Array, Float64Array][] = [];
     for (const between of BETWEEN) runs.push(await ropeAndStore(c, x, between));
@@ -74,8 +80,13 @@ describe('rope, then kvCacheWrite', () => {
     const rotated = (c.numHeads + c.numKvHeads) * c.headDim;
     const width = rotated + c.numKvHeads * c.headDim;
     const columns = (values: Float64Array, from: number, to: number): Float64Array => values.filter((_, i) => i % width >= from && i % width < to);
-    const expected = ropeReference(c, columns(x.qkv, 0, rotated), c.numHeads + c.numKvHeads, x.positions, x.cosSin);
-    expect(relativeL2(columns(merged, 0, rotated), expected)).toBeLessThan(TOLERANCE[c.dtype]);
+    const queries = c.numHeads * c.headDim;
+    for (const [from, to, weight] of [[0, queries, x.weights[0]], [queries, rotated, x.weights[1]]] as const) {
+      const count = (to - from) / c.headDim;
+      const heads = columns(x.qkv, from, to);
+      const expected = ropeReference(c, c.norm ? normedHeads(c, heads, count, weight) : heads, count, x.positions, x.cosSin);
+      expect(relativeL2(columns(merged, from, to), expected)).toBeLessThan(TOLERANCE[c.dtype]);
+    }
     expectSameBits([columns(merged, rotated, width)], [columns(x.qkv, rotated, width)]);
     const stored = merged.filter((_, i) => i % width >= c.numHeads * c.headDim && c.slots[Math.floor(i / width)]! >= 0);
     expectSameBits([cache.filter((v) => v !== 0).sort()], [stored.filter((v) => v !== 0).sort()]);
@@ -89,8 +100,8 @@ describe('rope, then kvCacheWrite', () => {
   });
 
   // A kernel reports no errors: such a token is stored as it is.
-  itOn('cuda')('stores a key whose position lies outside the table', async () => {
-    const c = ROPE_CACHE_CASES.find((each) => each.dtype === 'bfloat16' && each.numTokens === 2)!;
+  itOn('cuda').each([false, true])('stores a key whose position lies outside the table, norms %p', async (norm) => {
+    const c = ROPE_CACHE_CASES.find((each) => each.dtype === 'bfloat16' && each.numTokens === 2 && each.norm === norm)!;
     const x = { ...ropeInputs(c), positions: [ROPE_MAX_POSITION, 3] };
     const [joined, apart] = [await ropeAndStore(c, x, 'nothing'), await ropeAndStore(c, x, 'a fence')];
     expectSameBits(joined, apart);

@@ -1,15 +1,18 @@
 import { cast } from '../../lib/ops/copy';
-import { rope } from '../../lib/ops/rope';
+import { normRope, rope } from '../../lib/ops/rope';
 import type { Tensor } from '../../lib/tensor/tensor';
 import { reshape, split } from '../../lib/tensor/views';
-import { ROPE_CASES, ROPE_MAX_POSITION, ropeReference } from './cases/rope';
+import { NORM_EPS } from './cases/norm';
+import { NORM_ROPE_CASES, normedHeads, ROPE_CASES, ROPE_MAX_POSITION, ropeReference } from './cases/rope';
 import { forEachIsa, itOn, OpBench, randomValues, relativeL2, roundTo, TOLERANCE } from './harness';
 
 const positionsOf = (numTokens: number): number[] => Array.from({ length: numTokens }, (_, t) => (t * 7 + 3) % ROPE_MAX_POSITION);
 
 /** Columns [from, to) of rows of `width`. */
 function columns(values: Float64Array, width: number, from: number, to: number): Float64Array {
-  return values.filter((_, i) => i % width >= from && i % width < to);
+  const out = new Float64Array((values.length / width) * (to - from));
+  for (let row = 0; row < values.length / width; row++) out.set(values.subarray(row * width + from, row * width + to), row * (to - from));
+  return out;
 }
 
 describe('rope', () => {
@@ -107,6 +110,70 @@ describe('rope', () => {
     const q = bench.float('float32', [1, 1, 8], randomValues(8, 1));
     const table = bench.float('float32', [4, 10], randomValues(40, 1));
     expect(() => bench.run(() => rope(bench.ints('int32', [1], [0]), q, null, table, true))).toThrow(
+      expect.objectContaining({ code: 'ERR_KVASIR_TENSOR' }),
+    );
+    await bench.close();
+  });
+});
+
+describe('normRope', () => {
+  it.each(NORM_ROPE_CASES.map((c) => [JSON.stringify(c), c] as const))('views of a merged projection: %s', async (_name, c) => {
+    const sizes = [c.numHeads * c.headDim, c.numKvHeads * c.headDim, c.numKvHeads * c.headDim] as const;
+    const width = sizes[0] + 2 * sizes[1];
+    const round = (values: Float64Array): Float64Array => roundTo(c.dtype, values);
+    // Heads of very different sizes, which the norm has to bring to one.
+    const qkv = round(randomValues(c.numTokens * width, 1).map((v, i) => v * 4 ** (Math.floor(i / c.headDim) % 5)));
+    const weights = [round(randomValues(c.headDim, 2)), round(randomValues(c.headDim, 3))] as const;
+    const cosSin = roundTo('float32', randomValues(ROPE_MAX_POSITION * c.rotaryDim, 4));
+    const positions = positionsOf(c.numTokens);
+    const expected = (from: number, heads: number, weight: Float64Array): Float64Array => {
+      const before = normedHeads(c, columns(qkv, width, from, from + heads * c.headDim), heads, weight);
+      return ropeReference(c, before, heads, positions, cosSin);
+    };
+    const [q, k] = [expected(0, c.numHeads, weights[0]), expected(sizes[0], c.numKvHeads, weights[1])];
+    await forEachIsa(async () => {
+      const bench = new OpBench();
+      const merged = bench.float(c.dtype, [c.numTokens, width], qkv);
+      const table = bench.float('float32', [ROPE_MAX_POSITION, c.rotaryDim], cosSin);
+      const [qWeight, kWeight] = [bench.float(c.dtype, [c.headDim], weights[0]), bench.float(c.dtype, [c.headDim], weights[1])];
+      bench.run(() => {
+        const [qPart, kPart] = split(merged, sizes).map((part) => reshape(part, [c.numTokens, part.size(1) / c.headDim, c.headDim]));
+        normRope(bench.ints('int32', [c.numTokens], positions), qPart!, kPart!, { qWeight, kWeight, eps: NORM_EPS, gemma: c.gemma }, table, c.isNeox);
+      });
+      const result = await bench.values(merged);
+      expect(relativeL2(columns(result, width, 0, sizes[0]), q)).toBeLessThan(TOLERANCE[c.dtype]);
+      expect(relativeL2(columns(result, width, sizes[0], sizes[0] + sizes[1]), k)).toBeLessThan(TOLERANCE[c.dtype]);
+      const rest = (values: Float64Array): Float64Array => columns(values, width, sizes[0] + sizes[1], width);
+      expect(rest(result)).toEqual(rest(qkv));
+      await bench.close();
+    });
+  });
+
+  it.each(['float32', 'float16', 'bfloat16'] as const)('is the same bit for bit in one batch and another: %s', async (dtype) => {
+    const bench = new OpBench();
+    const norms = { qWeight: bench.float(dtype, [128], randomValues(128, 2)), kWeight: bench.float(dtype, [128], randomValues(128, 3)), eps: NORM_EPS, gemma: false };
+    const table = bench.float('float32', [ROPE_MAX_POSITION, 128], randomValues(ROPE_MAX_POSITION * 128, 4));
+    const rotated = async (from: number, to: number): Promise<readonly [Float64Array, Float64Array]> => {
+      const q = bench.float(dtype, [to - from, 4, 128], randomValues(9 * 512, 5).slice(from * 512, to * 512));
+      const k = bench.float(dtype, [to - from, 1, 128], randomValues(9 * 128, 6).slice(from * 128, to * 128));
+      bench.run(() => normRope(bench.ints('int32', [to - from], positionsOf(9).slice(from, to)), q, k, norms, table, true));
+      return [await bench.values(q), await bench.values(k)];
+    };
+    const [[q, k], [oneQ, oneK]] = [await rotated(0, 9), await rotated(5, 6)];
+    expect([oneQ, oneK]).toEqual([q.slice(5 * 512, 6 * 512), k.slice(5 * 128, 6 * 128)]);
+    await bench.close();
+  });
+
+  it.each([
+    ['a weight of another size', 'qWeight', 'float32', 12],
+    ['a weight of another dtype', 'kWeight', 'bfloat16', 8],
+  ] as const)('rejects %s', async (_name, which, dtype, size) => {
+    const bench = new OpBench();
+    const heads = (): Tensor => bench.float('float32', [1, 1, 8], randomValues(8, 1));
+    const norms = { qWeight: bench.float('float32', [8], randomValues(8, 2)), kWeight: bench.float('float32', [8], randomValues(8, 3)), eps: NORM_EPS, gemma: false };
+    const table = bench.float('float32', [4, 8], randomValues(32, 1));
+    const wrong = { ...norms, [which]: bench.float(dtype, [size], randomValues(size, 4)) };
+    expect(() => bench.run(() => normRope(bench.ints('int32', [1], [0]), heads(), heads(), wrong, table, true))).toThrow(
       expect.objectContaining({ code: 'ERR_KVASIR_TENSOR' }),
     );
     await bench.close();

@@ -7,6 +7,8 @@ import type { RopeCase } from './rope';
 export interface RopeCacheCase extends RopeCase {
   /** Slot of each token; negative ones are not stored. */
   readonly slots: readonly number[];
+  /** Heads are normalised first (normRope). */
+  readonly norm: boolean;
 }
 
 export const FUSION_BLOCKS = 4;
@@ -21,7 +23,9 @@ export const ROPE_CACHE_CASES: readonly RopeCacheCase[] = (['float32', 'float16'
       [2, 2, 22, 22, true, [7, 8, 9]],
       [8, 1, 256, 64, false, Array.from({ length: 40 }, (_, i) => (i % 7 === 3 ? -1 : 63 - i))],
     ] as const
-  ).map(([numHeads, numKvHeads, headDim, rotaryDim, isNeox, slots]) => ({ dtype, numTokens: slots.length, numHeads, numKvHeads, headDim, rotaryDim, isNeox, slots })),
+  ).flatMap(([numHeads, numKvHeads, headDim, rotaryDim, isNeox, slots]) =>
+    [false, true].map((norm) => ({ dtype, numTokens: slots.length, numHeads, numKvHeads, headDim, rotaryDim, isNeox, slots, norm })),
+  ),
 );
 
 /** A merged gate and up projection followed by its activation. */
