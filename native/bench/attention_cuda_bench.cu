@@ -1,11 +1,11 @@
 // Checks and times paged attention on the current GPU. Not part of the addon.
-//   node scripts/build-cuda.js --benches && build/cuda/bench/attention_cuda_bench [check] [time] [fp8] [--sweep]
+//   node scripts/build-cuda.js --benches && build/cuda/bench/attention_cuda_bench [check] [time] [fp8] [early] [--sweep]
 // or, from native/:
 //   F="-std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -I."
 //   S="bench/attention_cuda_bench.cu cuda/stream.cu cuda/staging.cu cuda/loader.cu core/error.cc"
 //   nvcc $F -o /tmp/attention_cuda_bench $S cuda/attention/*.cu cuda/gemm/*.cu cuda/gemm/*.cc -ldl -lpthread && /tmp/attention_cuda_bench
 // Checks and timings both run by default (fp8: timings of float8_e4m3 caches alone); the exit status is 1 if a check fails. One PASS or FAIL line per group of checks (cache slots
-// without an attended key hold NaN), then one JSON line per timed case. --sweep adds a table per decode case: GB/s by the constants of
+// without an attended key hold NaN), then one JSON line per timed case. early: timings by kEarlyPages of cuda/attention/plan.h. --sweep adds a table per decode case: GB/s by the constants of
 // cuda/attention/plan.h.
 #include "bench/attention_cuda_plans.cuh"
 #include "cuda/gemm/context.h"
@@ -83,6 +83,14 @@ void timeFp8(CudaStream& stream) {
   timeCase(stream, "prefill D 64", {.dtype = bf16, .headDim = 64, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(4, {2048, 2048})});
 }
 
+void earlyAll(CudaStream& stream) {
+  for (const auto& [count, context] : std::initializer_list<std::pair<int, int>>{{32, 1024}, {128, 1024}, {8, 1024}, {1, 1024}, {8, 8192}, {32, 8192}, {64, 300}}) {
+    const std::string name = std::to_string(count) + " x " + std::to_string(context);
+    earlyCase(stream, name, {.dtype = DType::BFloat16, .numKvHeads = 8, .group = 4, .sequences = repeat(count, {1, context})});
+    earlyCase(stream, name + " fp8", {.dtype = DType::BFloat16, .numKvHeads = 8, .group = 4, .fp8 = true, .sequences = repeat(count, {1, context})});
+  }
+}
+
 void sweepAll(CudaStream& stream) {
   const auto sweep = [&](const std::string& name, std::vector<Sequence> sequences, int headDim = 128, int numKvHeads = 8, int group = 4) {
     sweepCase(stream, name, {.dtype = DType::BFloat16, .headDim = headDim, .numKvHeads = numKvHeads, .group = group, .sequences = std::move(sequences)});
@@ -124,6 +132,7 @@ int main(int argc, char** argv) {
   }
   if (asked("time")) timeAll(stream);
   if (asked("time") || asked("fp8")) timeFp8(stream);
+  if (words && asked("early")) earlyAll(stream);
   if (sweep) sweepAll(stream);
   return checks.failures() ? 1 : 0;
 }

@@ -16,7 +16,7 @@ struct ExplicitPlan {
   std::optional<Buffer> partials, arrivals;
   int splits = 1;  // most blocks of a sequence; 0: the device chooses
 
-  ExplicitPlan(CudaStream& stream, const Case& c, int blockTokens, int minLeafTokens) {
+  ExplicitPlan(CudaStream& stream, const Case& c, int blockTokens, int minLeafTokens, int earlyPages = 0) {
     using namespace attention;
     const int height = std::min(decodeTileRows(c.headDim, c.group), c.group), tiles = (c.group + height - 1) / height;
     int64_t slots = 0;
@@ -31,6 +31,7 @@ struct ExplicitPlan {
     launch.many = kManyBlocks * stream.multiprocessors();
     launch.blockTokens = blockTokens;
     launch.minLeafTokens = minLeafTokens;
+    launch.earlyPages = earlyPages;
     const int64_t rows = blockTokens == 0 ? static_cast<int64_t>(c.sequences.size()) : slots;
     if (blockTokens == 0) slots += launch.many, splits = 0;
     launch.rows = static_cast<int>(rows);
@@ -56,7 +57,7 @@ inline void checkPlans(Checks& checks, bool fp8) {
           Batch batch(checks.stream(), c);
           std::vector<char> expected;
           for (const int tokens : {kOneBlock, 64, 200, 256, 512, 1024, 2048, 4096, kAuto}) {
-            ExplicitPlan plan(checks.stream(), c, tokens, leaf);
+            ExplicitPlan plan(checks.stream(), c, tokens, leaf, tokens == 256 ? 3 : 0);
             for (int repeat = 0; repeat < 2; ++repeat) {
               const std::vector<char> bytes = batch.run(&plan.launch);
               if (expected.empty()) expected = bytes;
@@ -101,6 +102,26 @@ inline void checkPlan(Checks& checks) {
   checks.expect("plan: splits are powers of two", powers, "splitsOf()");
   checks.expect("plan: splits fit in a launch and its memory", fits, "blockTokens() cuts too finely");
   checks.expect("plan: at most kMaxLeaves leaves", leavesFit, "leafTokens() cuts too finely");
+}
+
+// GB/s by the number of pages that are fetched early. The op's own kernel before it is another decode; `small` is one that does nothing
+// to speak of, as the rotation of a step's keys is, launched before each.
+inline void earlyCase(CudaStream& stream, const std::string& name, const Case& c) {
+  const Batches batches = batchesOf(stream, c);
+  const double bytes = bytesOf(c);
+  Case tiny = c;
+  tiny.sequences = decodes({16});
+  Batch small(stream, tiny);
+  ExplicitPlan smallPlan(stream, tiny, kOneBlock, 0);
+  const double alone = measure(stream, batches, [&](Batch&) { small.launch(&smallPlan.launch); });
+  for (const int pages : {0, 1, 2, 4, 8}) {
+    ExplicitPlan plan(stream, c, kAuto, 0, pages);
+    const double us = measure(stream, batches, [&](Batch& b) { b.launch(&plan.launch); });
+    const double after = measure(stream, batches, [&](Batch& b) { small.launch(&smallPlan.launch), b.launch(&plan.launch); });
+    std::printf("{\"case\": \"decode %s\", \"earlyPages\": %d, \"us\": %.1f, \"GB/s\": %.0f, \"us after a small kernel\": %.1f, \"us of that alone\": %.1f}\n", name.c_str(),
+                pages, us, bytes / us / 1e3, after, alone);
+    std::fflush(stdout);
+  }
 }
 
 // GB/s of each choice of keys per block and smallest leaf (0: a block's share); `auto` is what the device chooses with that smallest leaf.

@@ -38,6 +38,7 @@ DecodeLaunch planDecode(CudaStream& stream, const Arguments& a, DType cache, con
   d.blockTokens = 0;
   d.minLeafTokens = stream.gemm().options().batchInvariant ? kMinLeafTokens : 0;
   d.rows = static_cast<int>(std::max<int64_t>(a.numSeqs, ceilDiv(d.few, pairs)));
+  d.earlyPages = stream.overlaps() ? kEarlyPages : 0;
   d.all = oneTokenEach;
   const int64_t floats = int64_t{d.many} * largest.rows * (a.headDim + 2);
   d.partials = static_cast<float*>(stream.scratch(floats * static_cast<int64_t>(sizeof(float))));

@@ -35,6 +35,7 @@ struct DecodeLaunch {
   int few, many;       // see blockTokens()
   int blockTokens;     // instead of what blockTokens() says, unless 0
   int minLeafTokens;   // 0: a block's share is one leaf
+  int earlyPages;      // of each warp that are brought to L2 while the kernel before still runs, see fetchEarly()
   bool all;            // every sequence belongs to this kernel, whatever its length, and the rows of padding tokens too
   float* partials;     // [slots of sequences with more than one][numKvHeads * tiles][tileRows][headDim + 2]
   int32_t* arrivals;   // [numSeqs * numKvHeads * tiles], zero between launches

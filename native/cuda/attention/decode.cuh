@@ -281,6 +281,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, decodeOccupancy(D, kTiles, 
   int number = blockIdx.y, slots = 0;
   bool found = findSlot(a, d, number, lane, slot, slots);
   if (found) asm volatile("prefetch.global.L1 [%0];" ::"l"(a.blockTable + a.seqRows[slot.sequence] * a.blockTableStride + warp));
+  if (found && d.earlyPages > 0) fetchEarly<C, D>(a, d, slot, kDecodeWarps, warp, lane);
   waitForPrevious();
   if (d.all && blockIdx.x % d.tiles == 0 && token < a.numTokens && token >= a.queryStarts[a.numSeqs])
     zeroRows<T, D>(a, Tile{static_cast<int>(blockIdx.x) / d.tiles, token, 0, a.group, 0});  // as many tokens as sequences, and at least as many rows of blocks

@@ -4,6 +4,7 @@
 
 #include "cuda/attention/attention.h"
 #include "cuda/attention/plan.h"
+#include "cuda/cache_layout.cuh"
 
 namespace kvasir::cuda::attention {
 
@@ -74,6 +75,30 @@ __device__ __forceinline__ bool findSlot(const Arguments& a, const DecodeLaunch&
   slot.split = __shfl_sync(0xffffffffu, left, source);
   slot.first = number - slot.split;
   return true;
+}
+
+// Brings the first d.earlyPages pages of keys and values of each warp of a slot to L2. Nothing is read: that is allowed while earlier
+// kernels still store into the cache, and makes use of a memory that is idle while a small kernel like the rotation of this step's keys
+// runs or the last blocks of another end.
+template <class C, int D>
+__device__ __forceinline__ void fetchEarly(const Arguments& a, const DecodeLaunch& d, const DecodeSlot& slot, int warps, int warp, int lane) {
+  const int seqLen = a.seqLens[slot.sequence], queryLen = a.queryStarts[slot.sequence + 1] - a.queryStarts[slot.sequence];
+  if (seqLen <= 0) return;
+  // What decodeSlot() makes of it, but for a window as its first row sees it: a page that nobody reads does no harm.
+  const int lo = a.window > 0 ? max(0, seqLen - queryLen - a.window + 1) : 0, base = lo / kPageTokens * kPageTokens;
+  const int leaf = leafTokens(seqLen - base, d.minLeafTokens, d.minLeafTokens > 0 ? kMaxLeaves : slot.splits);
+  const int from = base + slot.split * leaf, end = (min(from + leaf, seqLen) + kPageTokens - 1) / kPageTokens;
+  const int32_t* table = a.blockTable + a.seqRows[slot.sequence] * a.blockTableStride;
+  constexpr int kTileBytes = kPageTokens * D * static_cast<int>(sizeof(C)), kLine = 128;
+  const char* cache = static_cast<const char*>(a.cache) + int64_t{static_cast<int>(blockIdx.x) / d.tiles} * kTileBytes;
+  for (int page = from / kPageTokens + warp, i = 0; i < d.earlyPages && page < end; ++i, page += warps) {
+    const char* keys = cache + int64_t{2} * table[page] * a.numKvHeads * kTileBytes;
+#pragma unroll
+    for (int at = lane * kLine; at < kTileBytes; at += 32 * kLine) {
+      prefetchToL2(keys + at);
+      prefetchToL2(keys + int64_t{a.numKvHeads} * kTileBytes + at);
+    }
+  }
 }
 
 }  // namespace kvasir::cuda::attention

@@ -25,6 +25,9 @@ inline constexpr int kShortRows = 16;  // query tokens x heads of the group that
 inline constexpr int kBlockTokens = 2048;
 inline constexpr int kManyBlocks = 8;  // per multiprocessor
 
+// Pages of keys and values that each warp has brought to L2 before the kernel before has ended (attention_cuda_bench early).
+inline constexpr int kEarlyPages = 0;
+
 // Blocks of a multiprocessor at once: registers for a page of keys and one of values, and sixteen warps or so to hide the latency.
 // Pages of one-byte elements are half as large.
 KVASIR_BOTH constexpr int decodeOccupancy(int headDim, int tiles, int64_t elementBytes) {
