@@ -7,6 +7,11 @@ import { contiguousStrides, numElements, type Tensor } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
 import type { CheckpointEntry } from './checkpoint';
 
+/** Counts what is read from the files of a checkpoint. */
+export interface ReadCounter {
+  bytesRead: number;
+}
+
 /** A tensor of an open checkpoint as weight loaders see it: only what is copied is read from disk. */
 export class FileWeight implements LoadedWeight {
   private constructor(
@@ -16,10 +21,12 @@ export class FileWeight implements LoadedWeight {
     private readonly fd: number,
     private readonly byteOffset: number,
     private readonly strides: readonly number[],
+    private readonly counter: ReadCounter | null,
   ) {}
 
-  static of(entry: CheckpointEntry): FileWeight {
-    return new FileWeight(entry.name, entry.dtype, entry.shape, entry.fd, entry.byteOffset, contiguousStrides(entry.shape));
+  /** @param counter counts reads of this tensor and of its parts as they are queued */
+  static of(entry: CheckpointEntry, counter: ReadCounter | null = null): FileWeight {
+    return new FileWeight(entry.name, entry.dtype, entry.shape, entry.fd, entry.byteOffset, contiguousStrides(entry.shape), counter);
   }
 
   get bytes(): number {
@@ -33,7 +40,7 @@ export class FileWeight implements LoadedWeight {
     const shape = this.shape.slice();
     shape[dim] = length;
     const offset = this.byteOffset + start * this.strides[dim]! * DTYPE_BYTES[this.dtype];
-    return new FileWeight(this.name, this.dtype, shape, this.fd, offset, this.strides);
+    return new FileWeight(this.name, this.dtype, shape, this.fd, offset, this.strides, this.counter);
   }
 
   transpose(): LoadedWeight {
@@ -41,6 +48,8 @@ export class FileWeight implements LoadedWeight {
   }
 
   copyInto(dest: Tensor): void {
-    loadFromFile(dest, { fd: this.fd, byteOffset: this.byteOffset, dtype: this.dtype, shape: this.shape, strides: this.strides });
+    const { fd, byteOffset, dtype, shape, strides, counter } = this;
+    const bytes = loadFromFile(dest, { fd, byteOffset, dtype, shape, strides });
+    if (counter) counter.bytesRead += bytes;
   }
 }

@@ -8,11 +8,16 @@ import { quantizationFromCheckpoint } from '../quantization/registry';
 import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
 import { openCheckpoint, type Checkpoint } from './checkpoint';
-import { FileWeight } from './file-weight';
+import { FileWeight, type ReadCounter } from './file-weight';
 
 export interface LoadModelOptions {
-  /** Bytes of weights read so far, and in all. */
+  /** How far into the checkpoint loading is, and how large that is, in bytes: all of it, of which this rank reads its part. */
   readonly onProgress?: (loaded: number, total: number) => void;
+}
+
+export interface LoadReport {
+  /** What was read of the checkpoint's tensors: the shards of this rank. 0 for dummies. */
+  readonly bytesRead: number;
 }
 
 /** Progress is reported about this many times, but not for less than this many bytes. */
@@ -67,16 +72,17 @@ export function weightBytes(model: TextGenerationModel): number {
  * (loadFormat 'dummy'). Resolves when everything is on the device, packed for its kernels.
  * @throws KvasirError ERR_KVASIR_CHECKPOINT, ERR_KVASIR_WEIGHTS, ERR_KVASIR_MODEL_NOT_FOUND, ERR_KVASIR_OUT_OF_MEMORY
  */
-export async function loadModel(model: TextGenerationModel, vllmConfig: VllmConfig, device: Device, options: LoadModelOptions = {}): Promise<void> {
+export async function loadModel(model: TextGenerationModel, vllmConfig: VllmConfig, device: Device, options: LoadModelOptions = {}): Promise<LoadReport> {
   const checkpoint = vllmConfig.load.loadFormat === 'dummy' ? null : await openCheckpoint(vllmConfig.model.modelPath);
   const scope = new TemporaryScope(device);
+  const counter: ReadCounter = { bytesRead: 0 };
   // A failed read is reported by the first fence after it, so every fence counts; files stay open until all have passed.
   const fences: Promise<void>[] = [];
   try {
     for (const param of model.parameters()) param.allocate(device);
     for (const buffer of model.buffers()) buffer.allocate(device);
     inScope(scope, () => {
-      if (checkpoint) loadInto(model, weightsOf(checkpoint, device, fences, options));
+      if (checkpoint) loadInto(model, weightsOf(checkpoint, device, fences, counter, options));
       else [...model.parameters()].forEach((param, index) => fillDummy(param, vllmConfig.seed * 1_000_003 + index));
     });
     fences.push(device.synchronize());
@@ -88,6 +94,7 @@ export async function loadModel(model: TextGenerationModel, vllmConfig: VllmConf
     await checkpoint?.close();
   }
   if (checkpoint) options.onProgress?.(checkpoint.totalBytes, checkpoint.totalBytes);
+  return counter;
 }
 
 /** By the model's own method, where it has one; then nothing may be missing. */
@@ -98,13 +105,13 @@ function loadInto(model: TextGenerationModel, weights: Iterable<FileWeight>): vo
 }
 
 /** Every tensor of a checkpoint; progress is reported as the reads complete. */
-function* weightsOf(checkpoint: Checkpoint, device: Device, fences: Promise<void>[], { onProgress }: LoadModelOptions): Generator<FileWeight> {
+function* weightsOf(checkpoint: Checkpoint, device: Device, fences: Promise<void>[], counter: ReadCounter, { onProgress }: LoadModelOptions): Generator<FileWeight> {
   const total = checkpoint.totalBytes;
   const step = Math.max(PROGRESS_MIN_BYTES, total / PROGRESS_STEPS);
   let queued = 0;
   let reported = 0;
   for (const entry of checkpoint.tensors.values()) {
-    const weight = FileWeight.of(entry);
+    const weight = FileWeight.of(entry, counter);
     yield weight;
     queued += weight.bytes;
     if (onProgress && queued - reported >= step && queued < total) {

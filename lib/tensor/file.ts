@@ -16,10 +16,11 @@ export interface FileTensor {
 /**
  * Queues reading `source` into `dest` (equal shapes, converted to its dtype). The file must stay open until the device
  * was synchronized; a short read is ERR_KVASIR_CHECKPOINT there.
+ * @returns bytes that are read from the file: those of `source`, and gaps where its rows are so short that it is faster to read them too
  */
-export function loadFromFile(dest: Tensor, source: FileTensor): void {
+export function loadFromFile(dest: Tensor, source: FileTensor): number {
   try {
-    loadBinding().loadFromFile(dest.row, source.fd, source.byteOffset, DTYPE_IDS[source.dtype], source.shape, source.strides);
+    return loadBinding().loadFromFile(dest.row, source.fd, source.byteOffset, DTYPE_IDS[source.dtype], source.shape, source.strides);
   } catch (error) {
     throw wrapNativeError(error);
   }

@@ -10,7 +10,7 @@ void readInts(const Napi::Array& array, int64_t* to) {
   for (uint32_t i = 0; i < array.Length() && i < kMaxRank; ++i) to[i] = array.Get(i).As<Napi::Number>().Int64Value();
 }
 
-// loadFromFile(outRow, fd, byteOffset, dtype, dims: number[], strides: number[])
+// loadFromFile(outRow, fd, byteOffset, dtype, dims: number[], strides: number[]): number
 napi_value loadFromFile(napi_env env, napi_callback_info raw) {
   return guarded(env, [&]() -> napi_value {
     Napi::CallbackInfo info(env, raw);
@@ -25,8 +25,7 @@ napi_value loadFromFile(napi_env env, napi_callback_info raw) {
     if (source.rank > kMaxRank) fail(kTensorError, "loadFromFile: at most %d dimensions", kMaxRank);
     readInts(info[4].As<Napi::Array>(), source.dims);
     readInts(info[5].As<Napi::Array>(), source.strides);
-    ops::loadFromFile(*stream, out, source);
-    return nullptr;
+    return Napi::Number::New(env, static_cast<double>(ops::loadFromFile(*stream, out, source)));
   });
 }
 

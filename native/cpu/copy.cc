@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "core/error.h"
+#include "core/file_rows.h"
 
 namespace kvasir::cpu {
 
@@ -145,33 +146,28 @@ void fillRandom(Pool& pool, const Tensor& out, int64_t seed, double scale) {
 }
 
 void loadFromFile(Pool& pool, const Tensor& out, const FileView& source) {
-  Tensor shape = out;
-  int64_t fileStrides[kMaxRank];
-  std::copy(source.strides, source.strides + kMaxRank, fileStrides);
-  // Trailing axes that are dense on both sides are one long row: whole-tensor loads become a few large reads.
-  while (shape.rank > 1 && shape.strides[shape.rank - 2] == shape.dim(-1) && fileStrides[shape.rank - 2] == shape.dim(-1) &&
-         shape.stride(-1) == 1 && fileStrides[shape.rank - 1] == 1) {
-    shape.dims[shape.rank - 2] *= shape.dims[shape.rank - 1];
-    shape.strides[shape.rank - 2] = 1;
-    fileStrides[shape.rank - 2] = 1;
-    --shape.rank;
-  }
-  if (shape.numel() == 0) return;
-  const int64_t width = shape.rank ? shape.dim(-1) : 1, rows = rowCount(shape), piece = 1 << 20;
-  const int64_t fileSize = elementSize(source.dtype), outSize = elementSize(out.dtype), pieces = (width + piece - 1) / piece;
-  if (shape.rank && fileStrides[shape.rank - 1] != 1 && width > 1) fail(kTensorError, "loadFromFile: rows of the file's tensor must be dense");
+  if (out.numel() == 0) return;
+  if (out.rank && source.strides[out.rank - 1] != 1 && out.dim(-1) > 1) fail(kTensorError, "loadFromFile: rows of the file's tensor must be dense");
+  const FileRows plan = fileRows(out, source);
+  const int64_t fileSize = elementSize(source.dtype), outSize = elementSize(out.dtype), columnsPerPiece = 1 << 20;
+  const int64_t rowsPerPiece = std::max<int64_t>(1, (256 << 10) / (plan.width * fileSize));
+  const int64_t columnPieces = (plan.width + columnsPerPiece - 1) / columnsPerPiece, rowPieces = (plan.rows + rowsPerPiece - 1) / rowsPerPiece;
+  const bool asIs = source.dtype == out.dtype && (rowsPerPiece == 1 || plan.rows == 1 || plan.outStride == plan.width);
+  const bool gaps = readsGaps(plan.rows, plan.width * fileSize, plan.fileStride * fileSize);
   std::atomic<bool> failed{false};
   std::string message;  // written by the one chunk that set `failed`
-  pool.run(rows * pieces, [&](int64_t chunk, int thread) {
+  pool.run(plan.matrices * rowPieces * columnPieces, [&](int64_t chunk, int thread) {
     if (failed.load(std::memory_order_relaxed)) return;
-    const int64_t r = chunk / pieces, begin = chunk % pieces * piece, n = std::min(piece, width - begin);
-    char* to = out.ptr<char>() + (rowOffset(shape, shape.strides, r) + begin) * outSize;
-    const int64_t from = source.byteOffset + (rowOffset(shape, fileStrides, r) + begin) * fileSize;
+    const MatrixStart start = matrixStart(out, source, plan, chunk / (rowPieces * columnPieces));
+    const int64_t row = chunk / columnPieces % rowPieces * rowsPerPiece, column = chunk % columnPieces * columnsPerPiece;
+    const int64_t rows = std::min(rowsPerPiece, plan.rows - row), columns = std::min(columnsPerPiece, plan.width - column);
+    char* to = out.ptr<char>() + (start.out + row * plan.outStride + column) * outSize;
+    const int64_t from = source.byteOffset + (start.file + row * plan.fileStride + column) * fileSize;
     try {
-      if (source.dtype == out.dtype) return readFully(source.fd, to, n * fileSize, from);
-      char* staging = static_cast<char*>(pool.scratch(thread, n * fileSize));
-      readFully(source.fd, staging, n * fileSize, from);
-      convertRun(to, out.dtype, staging, source.dtype, n);
+      char* staging = asIs ? to : static_cast<char*>(pool.scratch(thread, rows * columns * fileSize));
+      readRows(source.fd, staging, rows, columns * fileSize, from, plan.fileStride * fileSize, gaps);
+      if (asIs) return;
+      for (int64_t r = 0; r < rows; ++r) convertRun(to + r * plan.outStride * outSize, out.dtype, staging + r * columns * fileSize, source.dtype, columns);
     } catch (const Error& e) {
       if (!failed.exchange(true)) message = e.what();
     }

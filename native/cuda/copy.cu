@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 
+#include "core/file_rows.h"
 #include "cuda/access.cuh"
 #include "cuda/convert.cuh"
 #include "cuda/gather.h"
@@ -233,36 +234,24 @@ void fillRandom(CudaStream& stream, const Tensor& out, int64_t seed, double scal
   });
 }
 
-// One job per matrix: trailing axes that are dense on both sides are one long row, the axis before them its rows, and those further out a loop.
+// One job per matrix.
 void loadFromFile(CudaStream& stream, const Tensor& out, const FileView& source) {
   if (out.numel() == 0) return;
   if (source.dtype != out.dtype && !isFloating(out.dtype))
     fail(kTensorError, "loadFromFile: %s cannot be converted to %s on a CUDA device", dtypeName(source.dtype), dtypeName(out.dtype));
-  int rank = out.rank;
-  int64_t width = rank ? out.dim(-1) : 1;
-  if (width > 1 && source.strides[rank - 1] != 1) fail(kTensorError, "loadFromFile: rows of the file's tensor must be dense");
-  rank = std::max(rank - 1, 0);
-  while (rank > 0 && out.strides[rank - 1] == width && source.strides[rank - 1] == width) width *= out.dims[--rank];
-  const int rowAxis = rank - 1;  // -1: a single row
-  int64_t matrices = 1;
-  for (int i = 0; i < rowAxis; ++i) matrices *= out.dims[i];
+  if (out.rank && out.dim(-1) > 1 && source.strides[out.rank - 1] != 1) fail(kTensorError, "loadFromFile: rows of the file's tensor must be dense");
+  const FileRows plan = fileRows(out, source);
   const int64_t outSize = elementSize(out.dtype), fileSize = elementSize(source.dtype);
-  for (int64_t m = 0; m < matrices; ++m) {
-    int64_t rest = m, to = 0, from = 0;
-    for (int axis = rowAxis - 1; axis >= 0; --axis) {
-      const int64_t index = rest % out.dims[axis];
-      rest /= out.dims[axis];
-      to += index * out.strides[axis];
-      from += index * source.strides[axis];
-    }
+  for (int64_t m = 0; m < plan.matrices; ++m) {
+    const MatrixStart start = matrixStart(out, source, plan, m);
     Tensor rows = out;
-    rows.data = out.ptr<char>() + to * outSize;
+    rows.data = out.ptr<char>() + start.out * outSize;
     rows.rank = 2;
-    rows.dims[0] = rowAxis < 0 ? 1 : out.dims[rowAxis];
-    rows.dims[1] = width;
-    rows.strides[0] = rowAxis < 0 ? width : out.strides[rowAxis];
+    rows.dims[0] = plan.rows;
+    rows.dims[1] = plan.width;
+    rows.strides[0] = plan.outStride;
     rows.strides[1] = 1;
-    stream.load({rows, source.fd, source.byteOffset + from * fileSize, source.dtype, rowAxis < 0 ? width : source.strides[rowAxis]});
+    stream.load({rows, source.fd, source.byteOffset + start.file * fileSize, source.dtype, plan.fileStride});
   }
 }
 

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/file_view.h"
+#include "core/file_rows.h"
 #include "cuda/check.h"
 #include "cuda/convert.cuh"
 
@@ -153,7 +153,8 @@ void Loader::piece(const LoadJob& job, int64_t row, int64_t rows, int64_t column
     inParallel(rows * rowBytes, 2 << 20, [&](int64_t begin, int64_t end) { readFully(job.fd, b.host + begin, end - begin, start + begin); });
   else
     inParallel(rows, (2 << 20) / rowBytes + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) readFully(job.fd, b.host + r * rowBytes, rowBytes, start + r * job.fileRowStride * size);
+      const int64_t stride = job.fileRowStride * size;
+      readRows(job.fd, b.host + begin * rowBytes, end - begin, rowBytes, start + begin * stride, stride, readsGaps(job.out.dims[0], rowBytes, stride));
     });
   const int64_t outSize = elementSize(job.out.dtype);
   char* to = job.out.ptr<char>() + (row * job.out.strides[0] + column) * outSize;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/file_rows.h"
 #include "core/shape.h"
 #include "cpu/copy.h"
 #include "ops/launch.h"
@@ -64,7 +65,7 @@ void fillRandom(Stream& stream, const Tensor& out, int64_t seed, double scale) {
   KVASIR_LAUNCH(stream, fillRandom, out, seed, scale);
 }
 
-void loadFromFile(Stream& stream, const Tensor& out, const FileTensor& source) {
+int64_t loadFromFile(Stream& stream, const Tensor& out, const FileTensor& source) {
   bool same = out.rank == source.rank;
   for (int i = 0; same && i < out.rank; ++i) same = out.dims[i] == source.dims[i];
   if (!same) fail(kTensorError, "loadFromFile: out is %s but the file's tensor has other dims", describe(out).c_str());
@@ -73,6 +74,7 @@ void loadFromFile(Stream& stream, const Tensor& out, const FileTensor& source) {
   FileView view{source.fd, source.byteOffset, source.dtype, {}};
   for (int i = 0; i < source.rank; ++i) view.strides[i] = source.strides[i];
   KVASIR_LAUNCH(stream, loadFromFile, out, view);
+  return bytesOf(fileRows(out, view), elementSize(view.dtype));
 }
 
 }  // namespace kvasir::ops

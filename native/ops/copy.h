@@ -35,6 +35,7 @@ struct FileTensor {
 };
 
 // out = the file's tensor, converted to out's dtype. A short read is ERR_KVASIR_CHECKPOINT at the next fence.
-void loadFromFile(Stream& stream, const Tensor& out, const FileTensor& source);
+// Returns the bytes that are read from the file: those of the tensor, and short gaps between short rows.
+int64_t loadFromFile(Stream& stream, const Tensor& out, const FileTensor& source);
 
 }  // namespace kvasir::ops

@@ -29,6 +29,8 @@ const CASES: readonly LoadCase[] = [
   { name: 'columns of a stack', shape: [3, 5, 8], file: dense([100, 16, 1], 8), out: dense([40, 8, 1]) },
   { name: 'into every second matrix', shape: [3, 5, 8], file: dense([40, 8, 1]), out: dense([80, 8, 1]) },
   { name: 'five dimensions', shape: [2, 3, 2, 3, 4], file: dense([200, 60, 24, 8, 1], 1), out: dense([300, 80, 30, 9, 1], 2) },
+  { name: 'many short rows', shape: [3000, 5], file: dense([40, 1], 30), out: dense([5, 1]) },
+  { name: 'many short rows into rows with gaps', shape: [2, 1100, 3], file: dense([8000, 7, 1], 4), out: dense([5600, 5, 1], 1) },
   { name: 'nothing', shape: [0, 4], file: dense([4, 1]), out: dense([4, 1]) },
 ];
 
@@ -80,6 +82,24 @@ describe('loadFromFile', () => {
       expect(await bench.values(base)).toEqual(expected);
       await bench.close();
     });
+  });
+
+  it.each([
+    ['a whole matrix', [4, 6], [6, 1], 24],
+    ['columns, without those of others', [1000, 3], [7, 1], 3000],
+    ['many short rows with the gaps between them', [1024, 3], [7, 1], 1023 * 7 + 3],
+    ['many longer rows without them', [1024, 128], [130, 1], 1024 * 128],
+    ['two matrices of columns', [2, 10, 3], [70, 7, 1], 60],
+    ['nothing', [0, 3], [7, 1], 0],
+  ])('says how much it reads: %s', async (_name, shape, strides, elements) => {
+    const bench = new OpBench();
+    const layout = dense(strides);
+    const out = bench.poisoned('float32', shape);
+    await withFile(encode('bfloat16', new Float64Array(storageElements(shape, layout))), async (source) => {
+      expect(loadFromFile(out, source('bfloat16', shape, layout))).toBe(2 * elements);
+      await bench.device.synchronize();
+    });
+    await bench.close();
   });
 
   it('reads one long row in pieces', async () => {
