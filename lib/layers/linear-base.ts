@@ -89,6 +89,7 @@ export abstract class LinearBase extends Module {
       deviceType: vllmConfig.device.device,
       dtype: vllmConfig.model.dtype,
       inputSizePerPartition: shards.input.span.size,
+      inputStart: shards.input.span.start,
       outputPartitionSizes: shards.parts.map((part) => part.dest.size),
       inputSize: shards.input.whole,
       outputSize: options.outputSize,

@@ -2,7 +2,7 @@ import type { LoadedWeight, Parameter, ShardId, WeightLoader } from '../nn/param
 import type { ParameterLayout } from '../quantization/method';
 import { numElements } from '../tensor/tensor';
 import { KvasirError } from '../utils/errors';
-import { inUnits, type Span } from './shard';
+import { inUnits, unitsOver, type Span } from './shard';
 
 /** One logical matrix of a linear layer: its outputs in the checkpoint, and among this rank's rows. */
 export interface PartShard {
@@ -95,10 +95,11 @@ class ShardLoader {
   }
 
   private cutInputs(param: Parameter, loaded: LoadedWeight): LoadedWeight {
-    const { inputDim, inputUnit = 1 } = this.layout;
+    const { inputDim, inputUnit = 1, inputsCovered } = this.layout;
     const { whole, span } = this.shards.input;
     if (inputDim === undefined) return loaded;
-    return takeSpan(param, loaded, inputDim, Math.ceil(whole / inputUnit), inUnits(span, inputUnit, `${param.name}, inputs per rank`));
+    const elements = inputsCovered ? unitsOver(span, inputUnit) : inUnits(span, inputUnit, `${param.name}, inputs per rank`);
+    return takeSpan(param, loaded, inputDim, Math.ceil(whole / inputUnit), elements);
   }
 
   private isScalar(loaded: LoadedWeight): boolean {

@@ -1,10 +1,11 @@
 import type { VllmConfig } from '../config/vllm';
 import { tensorParallelAllGather, tensorParallelAllReduce } from '../distributed/communicator';
 import type { Tensor } from '../tensor/tensor';
+import { narrow } from '../tensor/views';
 import { KvasirError } from '../utils/errors';
 import { LinearBase, type LinearOptions } from './linear-base';
 import { singlePart, uncut } from './linear-loader';
-import { rankSpan } from './shard';
+import { rankSpan, type Span } from './shard';
 
 /** The whole weight on every rank (vllm ReplicatedLinear). */
 export class ReplicatedLinear extends LinearBase {
@@ -45,11 +46,15 @@ export class ColumnParallelLinear extends LinearBase {
 export interface RowParallelOptions extends LinearOptions {
   /** Sum over ranks (all-reduce). Default true. */
   readonly reduceResults?: boolean;
+  /** The input is this rank's part already. Default true; with false, every rank is given all of it and takes its part. */
+  readonly inputIsParallel?: boolean;
 }
 
-/** Input features cut over ranks; the input is this rank's part already (vllm RowParallelLinear). */
+/** Input features cut over ranks (vllm RowParallelLinear). */
 export class RowParallelLinear extends LinearBase {
   private readonly reduceResults: boolean;
+  private readonly inputIsParallel: boolean;
+  private readonly span: Span;
 
   constructor(vllmConfig: VllmConfig, options: RowParallelOptions, prefix: string) {
     const { inputSize, outputSize } = options;
@@ -60,12 +65,15 @@ export class RowParallelLinear extends LinearBase {
     const span = rankSpan(inputSize, tpRank, tensorParallelSize, `${prefix}: input size over ranks`);
     super(vllmConfig, options, { shards: singlePart(uncut(outputSize), { whole: inputSize, span }) }, prefix);
     this.reduceResults = reduceResults;
+    this.inputIsParallel = options.inputIsParallel ?? true;
+    this.span = span;
   }
 
-  /** x [numTokens, inputSize / ranks] -> [numTokens, outputSize] */
+  /** x [numTokens, inputSize / ranks], or the whole width without inputIsParallel -> [numTokens, outputSize] */
   forward(x: Tensor): Tensor {
+    const mine = this.inputIsParallel ? x : narrow(x, 1, this.span.start, this.span.size);
     // The bias is whole on every rank and must enter the sum once.
-    const out = this.apply(x, this.vllmConfig.parallel.tpRank === 0 ? this.bias : null);
+    const out = this.apply(mine, this.vllmConfig.parallel.tpRank === 0 ? this.bias : null);
     return this.reduceResults ? tensorParallelAllReduce(this.vllmConfig.parallel, out) : out;
   }
 }

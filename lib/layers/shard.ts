@@ -31,6 +31,12 @@ export function inUnits({ start, size }: Span, unit: number, what: string): Span
   return { start: start / unit, size: Math.ceil(size / unit) };
 }
 
+/** The elements that stand for `unit` rows (or columns) each and have some of a span, which may begin and end inside of one. */
+export function unitsOver({ start, size }: Span, unit: number): Span {
+  const first = Math.floor(start / unit);
+  return { start: first, size: Math.ceil((start + size) / unit) - first };
+}
+
 /** Part `shardId` of a merged column-parallel weight: where in the checkpoint tensor, and where in this rank's rows. */
 export function mergedShard(parts: readonly number[], shardId: number, tpRank: number, tpSize: number, what: string): { source: Span; dest: Span } {
   const part = parts[shardId];

@@ -1,5 +1,5 @@
 import type { Parameter } from '../nn/parameter';
-import { repackInt4, unpackZeros } from '../ops/quant';
+import { repackInt4 } from '../ops/quant';
 import type { Tensor } from '../tensor/tensor';
 import { checkPacking } from './gptq';
 import { IntWeights } from './int-weights';
@@ -29,19 +29,19 @@ class AwqWeights implements LinearWeights {
   constructor(spec: LinearWeightSpec, groupSize: number) {
     const ints = (this.ints = new IntWeights(spec, { bits: 4, groupSize, hasZeros: true }));
     this.tensors = ints.tensors;
-    const { rows, inputs, groups } = ints.shape;
+    const { rows, inputs, storedGroups } = ints.shape;
     checkPacking(spec, PACK);
-    const cut = groupSize === -1 ? {} : { inputDim: 0, inputUnit: groupSize };
+    const cut = groupSize === -1 ? {} : { inputDim: 0, inputUnit: groupSize, inputsCovered: true };
     this.words = ints.source('qweight', [inputs, rows / PACK], 'int32', spec.loader({ outputDim: 1, outputUnit: PACK, inputDim: 0 }));
-    this.zeros = ints.source('qzeros', [groups, rows / PACK], 'int32', spec.loader({ outputDim: 1, outputUnit: PACK, ...cut }));
-    this.scales = ints.scaleSource('scales', [groups, rows], spec.loader({ outputDim: 1, ...cut }));
+    this.zeros = ints.source('qzeros', [storedGroups, rows / PACK], 'int32', spec.loader({ outputDim: 1, outputUnit: PACK, ...cut }));
+    this.scales = ints.scaleSource('scales', [storedGroups, rows], spec.loader({ outputDim: 1, ...cut }));
   }
 
   processAfterLoading(run: RunOps): void {
     const { ints, words, zeros } = this;
     run(() => {
       repackInt4(ints.take('weight', words), words.tensor, 'awq');
-      unpackZeros(ints.take('zeros', zeros), zeros.tensor, 'awq');
+      ints.takeZeros(zeros, 'awq');
       ints.takeScales(this.scales, true);
       ints.pack();
     });

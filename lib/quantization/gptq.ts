@@ -1,9 +1,8 @@
 import type { Parameter } from '../nn/parameter';
 import { fill } from '../ops/copy';
-import { repackInt4, repackInt8, unpackZeros, type PackFormat } from '../ops/quant';
+import { repackInt4, repackInt8, type PackFormat } from '../ops/quant';
 import type { Tensor } from '../tensor/tensor';
 import { quantizationError, unsupported } from './config-fields';
-import { reorderInputs } from './group-order';
 import { IntWeights } from './int-weights';
 import type { LinearMethod, LinearWeights, LinearWeightSpec, RunOps } from './method';
 
@@ -24,10 +23,7 @@ export class GptqLinearMethod implements LinearMethod {
 
   createWeights(spec: LinearWeightSpec): LinearWeights {
     const { groupSize, descAct } = this.options;
-    const ordered = descAct && groupSize !== -1;
-    if (ordered && spec.inputSizePerPartition !== spec.inputSize)
-      throw unsupported(`${spec.prefix}: desc_act of GPTQ does not go with inputs that are cut over ranks: each rank would have parts of all groups`);
-    return new GptqWeights(spec, this.options, ordered);
+    return new GptqWeights(spec, this.options, descAct && groupSize !== -1);
   }
 }
 
@@ -51,16 +47,16 @@ class GptqWeights implements LinearWeights {
     const { bits, groupSize, sym, version } = options;
     const pack = 32 / bits;
     this.format = version === 1 ? 'gptq' : 'gptq_v2';
-    this.ints = new IntWeights(spec, { bits, groupSize, hasZeros: !sym });
+    this.ints = new IntWeights(spec, { bits, groupSize, hasZeros: !sym, ordered });
     this.tensors = this.ints.tensors;
-    const { rows, inputs, groups } = this.ints.shape;
+    const { rows, inputs, storedGroups } = this.ints.shape;
     checkPacking(spec, pack);
-    this.groupSize = inputs / groups;
-    const cut = groupSize === -1 ? {} : { inputDim: 0, inputUnit: groupSize };
+    this.groupSize = groupSize === -1 ? inputs : groupSize;
+    const cut = groupSize === -1 || ordered ? {} : { inputDim: 0, inputUnit: groupSize, inputsCovered: true };
     const { ints } = this;
     this.words = ints.source('qweight', [inputs / pack, rows], 'int32', spec.loader({ outputDim: 1, inputDim: 0, inputUnit: pack }));
-    this.zeros = ints.source('qzeros', [groups, rows / pack], 'int32', spec.loader({ outputDim: 1, outputUnit: pack, ...cut }), { dummy: (t) => fill(t, zeroWord(options)) });
-    this.scales = ints.scaleSource('scales', [groups, rows], spec.loader({ outputDim: 1, ...cut }));
+    this.zeros = ints.source('qzeros', [storedGroups, rows / pack], 'int32', spec.loader({ outputDim: 1, outputUnit: pack, ...cut }), { dummy: (t) => fill(t, zeroWord(options)) });
+    this.scales = ints.scaleSource('scales', [storedGroups, rows], spec.loader({ outputDim: 1, ...cut }));
     const dummy = (t: Tensor): void => t.write(Int32Array.from({ length: t.numel }, (_, i) => Math.floor((i % inputs) / this.groupSize)));
     const parts = spec.outputPartitionSizes.length;
     this.groupIndex = ints.source('g_idx', [parts, inputs], 'int32', spec.loader({ perPart: true, inputDim: 0 }), { optional: !ordered, dummy });
@@ -69,20 +65,15 @@ class GptqWeights implements LinearWeights {
   }
 
   async processAfterLoading(run: RunOps): Promise<void> {
-    const { ints, words, zeros, format } = this;
-    const { rows } = ints.shape;
+    const { ints, zeros, format } = this;
     const { bits, sym } = this.options;
     if (this.extraBias?.isComplete) checkNoBias(this.spec.prefix, (await this.extraBias.tensor.read()) as Float32Array);
     if (sym) checkSymmetric(this.spec.prefix, this.options, (await zeros.tensor.read()) as Int32Array);
-    if (this.ordered) {
-      const packed = { rows, rowStep: 1, wordStep: rows, perWord: 32 / bits };
-      const order = await reorderInputs(this.spec.prefix, this.groupIndex, words, this.groupSize, packed);
-      if (order) this.tensors.order = order;
-    }
+    const words = this.ordered ? await ints.orderInputs(this.groupIndex, this.words, false) : this.words;
     run(() => {
       if (bits === 4) repackInt4(ints.take('weight', words), words.tensor, format);
       else repackInt8(ints.take('weight', words), words.tensor, format);
-      if (!sym) unpackZeros(ints.take('zeros', zeros), zeros.tensor, format);
+      if (!sym) ints.takeZeros(zeros, format);
       ints.takeScales(this.scales, true);
       ints.pack();
     });

@@ -1,41 +1,17 @@
 import type { DType } from '../config/vllm';
 import { Parameter, type LoadedWeight, type ShardId, type WeightLoader } from '../nn/parameter';
-import { copyInto, fill } from '../ops/copy';
-import { canPackBytes, canPackInt4, linearInt4, linearInt8, packInt4, packInt8 } from '../ops/quant';
+import { fill } from '../ops/copy';
+import { canPackBytes, canPackInt4, linearInt4, linearInt8, packInt4, packInt8, unpackZeros, type PackFormat } from '../ops/quant';
+import { output } from '../ops/run';
 import type { Tensor } from '../tensor/tensor';
-import { unsupported } from './config-fields';
+import { cutInputOrder, inputOrder, permuteInputs } from './group-order';
+import { GROUP_STEP, intShape, spreadGroups, type IntFormat, type IntShape } from './int-shape';
 import type { LinearWeightSpec } from './method';
 import { gatherColumns, transposed } from './permute';
-
-/** Scales of a group must begin with a whole step of the kernels: this many inputs. */
-const GROUP_STEP = { 4: 8, 8: 4 } as const;
 
 /** Sizes of uniformly random integers, for dummy weights. */
 const RANDOM_INT4_RMS = 4.6;
 export const RANDOM_INT8_RMS = 74;
-
-export interface IntFormat {
-  readonly bits: 4 | 8;
-  /** Inputs that share a scale; -1: all inputs. */
-  readonly groupSize: number;
-  /** Zero points besides 8 (4 bits only). */
-  readonly hasZeros: boolean;
-}
-
-/**
- * Rows of the layer and groups of one row on this rank.
- * @throws KvasirError ERR_KVASIR_QUANTIZATION, ERR_KVASIR_UNSUPPORTED for sizes that do not fit the format
- */
-export function intShape(spec: LinearWeightSpec, { bits, groupSize }: IntFormat): { rows: number; inputs: number; groups: number } {
-  const rows = spec.outputPartitionSizes.reduce((a, b) => a + b, 0);
-  const inputs = spec.inputSizePerPartition;
-  const size = groupSize === -1 ? inputs : groupSize;
-  if (inputs % size !== 0 || (size !== inputs && size % GROUP_STEP[bits] !== 0) || inputs % GROUP_STEP[bits] !== 0)
-    throw unsupported(
-      `${spec.prefix}: its ${inputs} inputs must be whole groups of ${size}, and both multiples of ${GROUP_STEP[bits]}, for ${bits}-bit weights`,
-    );
-  return { rows, inputs, groups: inputs / size };
-}
 
 /**
  * Integer weights in groups in the form of the kernels, w = (q - zero) * scale, made from whatever a checkpoint stores. A
@@ -44,8 +20,7 @@ export function intShape(spec: LinearWeightSpec, { bits, groupSize }: IntFormat)
  */
 export class IntWeights {
   readonly tensors: Record<string, Parameter>;
-  /** Rows, inputs and groups of a row on this rank. */
-  readonly shape: { readonly rows: number; readonly inputs: number; readonly groups: number };
+  private layout: IntShape;
   private readonly dynamicActivation: boolean;
   private scaleDtype: DType = 'float16';
 
@@ -53,15 +28,28 @@ export class IntWeights {
     private readonly spec: LinearWeightSpec,
     private readonly format: IntFormat,
   ) {
-    this.shape = intShape(spec, format);
-    const { rows, inputs, groups } = this.shape;
+    this.layout = intShape(spec, format);
     this.dynamicActivation = spec.dtype !== 'float32' && spec.deviceType === 'cpu';
-    const derived = (name: string, shape: number[], dtype: DType): Parameter => new Parameter(`${spec.prefix}.${name}`, shape, dtype, { role: 'derived' });
-    this.tensors = {
-      weight: format.bits === 4 ? derived('weight', [rows, inputs / 2], 'uint8') : derived('weight', [rows, inputs], 'int8'),
-      scales: derived('scales', [rows, groups], spec.dtype === 'float32' ? 'float32' : 'float16'),
-      ...(format.hasZeros ? { zeros: derived('zeros', [rows, groups], 'uint8') } : {}),
+    this.tensors = this.derivedTensors();
+  }
+
+  /** Sizes on this rank. */
+  get shape(): IntShape {
+    return this.layout;
+  }
+
+  private derivedTensors(): Record<string, Parameter> {
+    const { bits, hasZeros } = this.format;
+    const { rows, inputs, groups } = this.layout;
+    return {
+      weight: bits === 4 ? this.derived('weight', [rows, inputs / 2], 'uint8') : this.derived('weight', [rows, inputs], 'int8'),
+      scales: this.derived('scales', [rows, groups], this.spec.dtype === 'float32' ? 'float32' : 'float16'),
+      ...(hasZeros ? { zeros: this.derived('zeros', [rows, groups], 'uint8') } : {}),
     };
+  }
+
+  private derived(name: string, shape: readonly number[], dtype: DType): Parameter {
+    return new Parameter(`${this.spec.prefix}.${name}`, shape, dtype, { role: 'derived' });
   }
 
   /** A tensor of the checkpoint that is made into something else after loading. */
@@ -83,6 +71,47 @@ export class IntWeights {
     return this.source(name, shape, 'float32', load, { dummy: (tensor) => fill(tensor, size) });
   }
 
+  /**
+   * Makes the inputs of each group neighbours where g_idx says that they are not (act-order): the packed words are rearranged on the host.
+   * @param groupIndex [parts, inputs]
+   * @returns the words to go on with
+   */
+  async orderInputs(groupIndex: Parameter, words: Parameter, rowsFirst: boolean): Promise<Parameter> {
+    const { prefix, inputSize, inputSizePerPartition } = this.spec;
+    const { bits, groupSize } = this.format;
+    const groupOf = (await groupIndex.tensor.read()) as Int32Array;
+    const isCut = inputSizePerPartition !== inputSize;
+    const found = isCut ? cutInputOrder(prefix, groupOf, this.shape.storedGroups, GROUP_STEP[bits]) : inputOrder(prefix, groupOf, groupIndex.shape[0]!, groupSize);
+    if (!found) return words;
+    const { order, storedOf } = found;
+    const values = permuteInputs((await words.tensor.read()) as Int32Array, order, { rows: this.shape.rows, perWord: 32 / bits, rowsFirst });
+    if (storedOf) this.resize(order.length, storedOf);
+    this.tensors.order = this.written('order', [order.length], order, words);
+    if (!isCut) {
+      words.tensor.write(values);
+      return words;
+    }
+    const numWords = (order.length * bits) / 32;
+    const ordered = this.written('ordered_words', rowsFirst ? [this.shape.rows, numWords] : [numWords, this.shape.rows], values, words, 'source');
+    this.tensors.orderedSource = ordered;
+    return ordered;
+  }
+
+  /** Other numbers of inputs and groups than the checkpoint made expect. */
+  private resize(inputs: number, storedOf: Int32Array): void {
+    for (const name of ['weight', 'scales', 'zeros']) this.tensors[name]?.dispose();
+    this.layout = { ...this.layout, inputs, groups: storedOf.length, storedOf };
+    Object.assign(this.tensors, this.derivedTensors());
+  }
+
+  private written(name: string, shape: readonly number[], values: Int32Array, like: Parameter, role: 'derived' | 'source' = 'derived'): Parameter {
+    const param = new Parameter(`${this.spec.prefix}.${name}`, shape, 'int32', { role });
+    param.allocate(like.tensor.device);
+    param.materialize();
+    param.tensor.write(values);
+    return param;
+  }
+
   /** Memory for the final form of a tensor. */
   take(name: 'weight' | 'zeros', like: Parameter): Tensor {
     const param = this.tensors[name]!;
@@ -91,18 +120,27 @@ export class IntWeights {
     return param.tensor;
   }
 
-  /** Scales [out, groups] from [groups, out] (`isTransposed`) or from the same order. */
+  /** Scales [out, groups] from [storedGroups, out] (`isTransposed`) or from the same order. */
   takeScales(source: Parameter, isTransposed: boolean): void {
-    const { prefix, dtype } = this.spec;
+    const { dtype } = this.spec;
     let scales = this.tensors.scales!;
     const wanted = dtype === 'float32' ? 'float32' : this.scaleDtype;
     if (scales.dtype !== wanted) {
       scales.dispose();
-      scales = this.tensors.scales = new Parameter(`${prefix}.scales`, [this.shape.rows, this.shape.groups], wanted, { role: 'derived' });
+      scales = this.tensors.scales = this.derived('scales', [this.shape.rows, this.shape.groups], wanted);
     }
     scales.allocate(source.tensor.device);
     scales.materialize();
-    copyInto(scales.tensor, isTransposed ? transposed(source.tensor) : source.tensor);
+    spreadGroups(scales.tensor, isTransposed ? transposed(source.tensor) : source.tensor, this.shape);
+  }
+
+  /** Zero points [out, groups] from packed ones. */
+  takeZeros(source: Parameter, format: PackFormat): void {
+    const { rows, storedGroups, storedOf } = this.shape;
+    const zeros = this.take('zeros', source);
+    const stored = storedOf === null ? zeros : output([rows, storedGroups], 'uint8');
+    unpackZeros(stored, source.tensor, format);
+    if (stored !== zeros) spreadGroups(zeros, stored, this.shape);
   }
 
   /** Everything is there: the backend's own order. */

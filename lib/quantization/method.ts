@@ -14,6 +14,8 @@ export interface ParameterLayout {
   readonly inputDim?: number;
   /** Default 1. */
   readonly inputUnit?: number;
+  /** A rank's inputs may begin and end inside an element: it takes every element that it has an input of. */
+  readonly inputsCovered?: boolean;
   /** Row i of the parameter belongs to logical matrix i; one tensor for a layer that is fused on disk fills all rows. */
   readonly perPart?: boolean;
   /** A tensor of one element stands for every output of its part (a per-tensor scale as one scale per row). */
@@ -27,6 +29,8 @@ export interface LinearWeightSpec {
   readonly deviceType: DeviceType;
   /** Input width on this rank. */
   readonly inputSizePerPartition: number;
+  /** The first of them, of all inputs of the layer. */
+  readonly inputStart: number;
   /** Output widths on this rank, one per logical matrix of a fused layer. */
   readonly outputPartitionSizes: readonly number[];
   /** Whole-model sizes. */

@@ -1,9 +1,7 @@
 import type { Parameter } from '../nn/parameter';
-import { repackInt4, repackInt8, unpackZeros } from '../ops/quant';
+import { repackInt4, repackInt8 } from '../ops/quant';
 import { fill } from '../ops/copy';
 import type { Tensor } from '../tensor/tensor';
-import { unsupported } from './config-fields';
-import { reorderInputs } from './group-order';
 import { checkPacking } from './gptq';
 import { IntWeights } from './int-weights';
 import type { LinearMethod, LinearWeights, LinearWeightSpec, RunOps } from './method';
@@ -22,8 +20,6 @@ export class PackedIntLinearMethod implements LinearMethod {
   constructor(private readonly options: PackedIntOptions) {}
 
   createWeights(spec: LinearWeightSpec): LinearWeights {
-    if (this.options.ordered && spec.inputSizePerPartition !== spec.inputSize)
-      throw unsupported(`${spec.prefix}: actorder "group" does not go with inputs that are cut over ranks: each rank would have parts of all groups`);
     return new PackedIntWeights(spec, this.options);
   }
 }
@@ -43,34 +39,28 @@ class PackedIntWeights implements LinearWeights {
   ) {
     const { bits, groupSize, symmetric, ordered } = options;
     const pack = 32 / bits;
-    const ints = (this.ints = new IntWeights(spec, { bits, groupSize, hasZeros: !symmetric }));
+    const ints = (this.ints = new IntWeights(spec, { bits, groupSize, hasZeros: !symmetric, ordered }));
     this.tensors = ints.tensors;
-    const { rows, inputs, groups } = ints.shape;
+    const { rows, inputs, storedGroups } = ints.shape;
     const parts = spec.outputPartitionSizes.length;
-    const cut = groupSize === -1 ? {} : { inputDim: 1, inputUnit: groupSize };
+    const cut = groupSize === -1 || ordered ? {} : { inputDim: 1, inputUnit: groupSize, inputsCovered: true };
     this.words = ints.source('weight_packed', [rows, inputs / pack], 'int32', spec.loader({ outputDim: 0, inputDim: 1, inputUnit: pack }));
-    this.scales = ints.scaleSource('weight_scale', [rows, groups], spec.loader({ outputDim: 0, ...cut, scalarFills: groupSize === -1 }));
+    this.scales = ints.scaleSource('weight_scale', [rows, storedGroups], spec.loader({ outputDim: 0, ...cut, scalarFills: groupSize === -1 }));
     if (!symmetric) checkPacking(spec, pack);
     const dummy = (t: Tensor): void => fill(t, 0x88888888 | 0);
-    this.zeros = symmetric ? null : ints.source('weight_zero_point', [rows / pack, groups], 'int32', spec.loader({ outputDim: 0, outputUnit: pack, ...cut }), { dummy });
+    this.zeros = symmetric ? null : ints.source('weight_zero_point', [rows / pack, storedGroups], 'int32', spec.loader({ outputDim: 0, outputUnit: pack, ...cut }), { dummy });
     const identity = (t: Tensor): void => t.write(Int32Array.from({ length: t.numel }, (_, i) => Math.floor((i % inputs) / groupSize)));
     this.groupIndex = ordered ? ints.source('weight_g_idx', [parts, inputs], 'int32', spec.loader({ perPart: true, inputDim: 0 }), { dummy: identity }) : null;
     ints.source('weight_shape', [parts, 2], 'int64', spec.loader({ perPart: true }), { optional: true }); // says what the layer knows
   }
 
   async processAfterLoading(run: RunOps): Promise<void> {
-    const { ints, words, zeros, groupIndex } = this;
-    const { rows, inputs } = ints.shape;
-    const perWord = 32 / this.options.bits;
-    if (groupIndex) {
-      const packed = { rows, rowStep: inputs / perWord, wordStep: 1, perWord };
-      const order = await reorderInputs(this.spec.prefix, groupIndex, words, this.options.groupSize, packed);
-      if (order) this.tensors.order = order;
-    }
+    const { ints, zeros, groupIndex } = this;
+    const words = groupIndex ? await ints.orderInputs(groupIndex, this.words, true) : this.words;
     run(() => {
-      if (perWord === 8) repackInt4(ints.take('weight', words), words.tensor, 'compressed');
+      if (this.options.bits === 4) repackInt4(ints.take('weight', words), words.tensor, 'compressed');
       else repackInt8(ints.take('weight', words), words.tensor, 'compressed');
-      if (zeros) unpackZeros(ints.take('zeros', zeros), zeros.tensor, 'compressed');
+      if (zeros) ints.takeZeros(zeros, 'compressed');
       ints.takeScales(this.scales, false);
       ints.pack();
     });

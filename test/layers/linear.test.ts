@@ -1,4 +1,4 @@
-import { setTensorParallelGroup, tensorParallelAllGather, tensorParallelAllReduce, type Communicator } from '../../lib/distributed/communicator';
+import { setTensorParallelGroup, tensorParallelAllGather, tensorParallelAllReduce, type TensorParallelGroup } from '../../lib/distributed/communicator';
 import type { VllmConfig } from '../../lib/config/vllm';
 import { ColumnParallelLinear, ReplicatedLinear, RowParallelLinear } from '../../lib/layers/linear';
 import { LogitsProcessor } from '../../lib/layers/logits-processor';
@@ -81,7 +81,7 @@ function rankConfig(tensorParallelSize: number, tpRank: number, parts: VllmConfi
   const config = makeVllmConfig({ ...parts, parallel: { tensorParallelSize, tpRank } });
   const calls: string[] = [];
   const count = (name: string) => (x: Tensor): Tensor => (calls.push(name), x);
-  const group: Communicator = { rank: tpRank, size: tensorParallelSize, allReduce: count('allReduce'), allGather: count('allGather') };
+  const group: TensorParallelGroup = { rank: tpRank, size: tensorParallelSize, allReduce: count('allReduce'), allGather: count('allGather') };
   setTensorParallelGroup(config.parallel, group);
   return { config, calls };
 }
@@ -119,12 +119,12 @@ describe('linear layers on one rank', () => {
 });
 
 describe('linear layers on several ranks', () => {
-  it('the bias enters the sum over ranks once', async () => {
+  it.each([true, false])('the bias enters the sum over ranks once; inputIsParallel %p', async (inputIsParallel) => {
     const sum = product(X, W, B).map(() => 0);
     for (const tpRank of [0, 1]) {
       const { config, calls } = rankConfig(2, tpRank);
-      const layer = loaded(new RowParallelLinear(config, { inputSize: 8, outputSize: 6 }, 'l'), [W, B]);
-      const part = run(() => layer.forward(narrow(input(X), 1, tpRank * 4, 4)));
+      const layer = loaded(new RowParallelLinear(config, { inputSize: 8, outputSize: 6, inputIsParallel }, 'l'), [W, B]);
+      const part = run(() => layer.forward(inputIsParallel ? narrow(input(X), 1, tpRank * 4, 4) : input(X)));
       (await floats(part)).forEach((value, i) => (sum[i]! += value));
       expect(calls).toEqual(['allReduce']);
     }

@@ -1,6 +1,7 @@
 /** Every format from a file to tokens: as good as the numbers it stands for, exactly, when computing in float32. */
 import { liveStorages } from '../../lib/tensor/device';
 import { describeShared } from '../fixtures/shared';
+import { compressed, FLOAT8, FORMATS, group, INT4, PER_TOKEN } from './fixtures/formats';
 import { ask, largestDifference, meanDifference, NUM_LAYERS, PROJECTIONS, QuantizedModel, weightTypes } from './fixtures/quantized-model';
 import { awq, bfloat16, fp8, gptq, int8, packed, type Quantizer } from './fixtures/quantizers';
 
@@ -8,113 +9,8 @@ const layerNames = (indices: readonly number[], projections: readonly string[] =
   indices.flatMap((i) => projections.map((projection) => `model.layers.${i}.${projection}`));
 const layerIndex = (name: string): number => Number(/layers\.(\d+)/.exec(name)![1]);
 
-/** Input i is in group ORDER(i) of groups of 32: neighbours are in different groups. */
-function scattered(inputs: number): Int32Array {
-  const groups = inputs / 32;
-  return Int32Array.from({ length: inputs }, (_, i) => i % groups);
-}
-const withOrder = (make: (groupOf: Int32Array) => Quantizer): Quantizer => (matrix) => make(scattered(matrix.inputs))(matrix);
-
-const group = (weights: object, input: object | null = null, targets: readonly string[] = ['Linear']): object => ({ targets, weights, input_activations: input });
-const compressed = (format: string, groups: Record<string, object>, ignore: readonly string[] = ['lm_head']): Record<string, unknown> => ({ quant_method: 'compressed-tensors', format, config_groups: groups, ignore });
-const INT4 = { num_bits: 4, type: 'int', symmetric: true, strategy: 'group', group_size: 32 };
-const PER_TOKEN = { num_bits: 8, type: 'int', symmetric: true, strategy: 'token', dynamic: true };
-const FLOAT8 = { num_bits: 8, type: 'float', symmetric: true };
-
-interface Case {
-  readonly name: string;
-  readonly config: Record<string, unknown>;
-  readonly choose: (name: string) => Quantizer | null;
-  readonly dtype: string;
-}
-
-const CASES: readonly Case[] = [
-  { name: 'fp8, one scale per matrix', config: { quant_method: 'fp8', activation_scheme: 'dynamic' }, choose: () => fp8({ blockN: 'all', blockK: 'all' }), dtype: 'float8_e4m3' },
-  { name: 'fp8, static activations', config: { quant_method: 'fp8', activation_scheme: 'static' }, choose: () => fp8({ blockN: 'all', blockK: 'all', inputScale: 0.05 }), dtype: 'float8_e4m3' },
-  { name: 'fp8, one scale per output', config: { quant_method: 'fp8' }, choose: () => fp8({ blockN: 1, blockK: 'all', scaleShape: ([n]) => [n] }), dtype: 'float8_e4m3' },
-  {
-    name: 'fp8, blocks that do not divide the inputs',
-    config: { quant_method: 'fp8', activation_scheme: 'dynamic', weight_block_size: [32, 64], fmt: 'e4m3' },
-    choose: () => fp8({ blockN: 32, blockK: 64, scaleName: 'weight_scale_inv' }),
-    dtype: 'float8_e4m3',
-  },
-  { name: 'gptq', config: { quant_method: 'gptq', bits: 4, group_size: 32 }, choose: () => gptq({ bits: 4, groupSize: 32 }), dtype: 'uint8' },
-  { name: 'gptq, zero points', config: { quant_method: 'gptq', bits: 4, group_size: 32, sym: false }, choose: () => gptq({ bits: 4, groupSize: 32, asymmetric: true }), dtype: 'uint8' },
-  {
-    name: 'gptq v2, zero points',
-    config: { quant_method: 'gptq', bits: 4, group_size: 32, sym: false, checkpoint_format: 'gptq_v2' },
-    choose: () => gptq({ bits: 4, groupSize: 32, asymmetric: true, version: 2 }),
-    dtype: 'uint8',
-  },
-  { name: 'gptq, one group', config: { quant_method: 'gptq', bits: 4, group_size: -1, desc_act: true }, choose: () => gptq({ bits: 4, groupSize: -1 }), dtype: 'uint8' },
-  { name: 'gptq, 8 bits', config: { quant_method: 'gptq', bits: 8, group_size: 32 }, choose: () => gptq({ bits: 8, groupSize: 32 }), dtype: 'int8' },
-  {
-    name: 'gptq, act-order',
-    config: { quant_method: 'gptq', bits: 4, group_size: 32, desc_act: true },
-    choose: () => withOrder((groupOf) => gptq({ bits: 4, groupSize: 32, groupOf })),
-    dtype: 'uint8',
-  },
-  {
-    name: 'gptq, act-order with 8 bits',
-    config: { quant_method: 'gptq', bits: 8, group_size: 32, desc_act: true },
-    choose: () => withOrder((groupOf) => gptq({ bits: 8, groupSize: 32, groupOf })),
-    dtype: 'int8',
-  },
-  { name: 'awq', config: { quant_method: 'awq', bits: 4, group_size: 32, version: 'gemm' }, choose: () => awq(32), dtype: 'uint8' },
-  { name: 'awq in the old spelling', config: { quant_method: 'awq', w_bit: 4, q_group_size: 16, zero_point: true, version: 'GEMM' }, choose: () => awq(16), dtype: 'uint8' },
-  { name: 'compressed W4A16', config: compressed('pack-quantized', { group_0: group(INT4) }), choose: () => packed({ bits: 4, groupSize: 32 }), dtype: 'uint8' },
-  {
-    name: 'compressed W4A16, zero points',
-    config: compressed('pack-quantized', { group_0: group({ ...INT4, symmetric: false }) }),
-    choose: () => packed({ bits: 4, groupSize: 32, asymmetric: true }),
-    dtype: 'uint8',
-  },
-  {
-    name: 'compressed W4A16, act-order',
-    config: compressed('pack-quantized', { group_0: group({ ...INT4, actorder: 'group' }) }),
-    choose: () => withOrder((groupOf) => packed({ bits: 4, groupSize: 32, groupOf })),
-    dtype: 'uint8',
-  },
-  {
-    name: 'compressed W8A16, packed',
-    config: compressed('pack-quantized', { group_0: group({ num_bits: 8, type: 'int', symmetric: true, strategy: 'channel' }) }),
-    choose: () => packed({ bits: 8, groupSize: -1 }),
-    dtype: 'int8',
-  },
-  {
-    name: 'compressed W8A8 int',
-    config: compressed('int-quantized', { group_0: group({ num_bits: 8, type: 'int', symmetric: true, strategy: 'channel' }, PER_TOKEN) }),
-    choose: () => int8('channel'),
-    dtype: 'int8',
-  },
-  {
-    name: 'compressed W8A8 int, one scale per matrix',
-    config: compressed('int-quantized', { group_0: group({ num_bits: 8, type: 'int', symmetric: true, strategy: 'tensor' }, PER_TOKEN) }),
-    choose: () => int8('tensor'),
-    dtype: 'int8',
-  },
-  {
-    name: 'compressed fp8 per output',
-    config: compressed('float-quantized', { group_0: group({ ...FLOAT8, strategy: 'channel' }, { ...FLOAT8, strategy: 'token', dynamic: true }) }),
-    choose: () => fp8({ blockN: 1, blockK: 'all' }),
-    dtype: 'float8_e4m3',
-  },
-  {
-    name: 'compressed fp8 per matrix, static',
-    config: compressed('float-quantized', { group_0: group({ ...FLOAT8, strategy: 'tensor' }, { ...FLOAT8, strategy: 'tensor', dynamic: false }) }),
-    choose: () => fp8({ blockN: 'all', blockK: 'all', scaleShape: () => [1], inputScale: 0.05 }),
-    dtype: 'float8_e4m3',
-  },
-  {
-    name: 'compressed fp8 in blocks',
-    config: compressed('float-quantized', { group_0: group({ ...FLOAT8, strategy: 'block', block_structure: [32, 64] }, { ...FLOAT8, strategy: 'group', group_size: 64, dynamic: true }) }),
-    choose: () => fp8({ blockN: 32, blockK: 64 }),
-    dtype: 'float8_e4m3',
-  },
-];
-
 describeShared('a quantized model computes with the numbers of its checkpoint', () => {
-  it.each(CASES)('$name', async ({ config, choose, dtype }) => {
+  it.each(FORMATS)('$name', async ({ config, choose, dtype }) => {
     const model = new QuantizedModel(config, choose, 2);
     try {
       const [quantized, exact] = [await ask(model.quantized.dir), await ask(model.exact.dir)];
