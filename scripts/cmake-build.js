@@ -9,13 +9,14 @@ const path = require('node:path');
 const {
   ROOT, UserError, buildSwitch, cleanBuildEnv, dependencyVersion, firstLineOf, hashInputs, listFiles, readJson, withLock,
 } = require('./common.js');
+const { findGloo } = require('./toolchain.js');
 
 const LOG_LINES_SHOWN = 40;
 
 /**
  * @typedef {object} BuildTarget
  * @property {string} name of the lock, and what the build is called in messages: "native", "cuda"
- * @property {string} outputDir where kvasir.node and kvasir.json go
+ * @property {string} outputDir where kvasir.node, kvasir-gloo.so and kvasir.json go
  * @property {string} cmakeDir CMake's own directory
  * @property {string} log file for the build's output
  * @property {() => string[]} sources files that decide whether the build is up to date
@@ -26,6 +27,8 @@ const LOG_LINES_SHOWN = 40;
  */
 
 const addonOf = (target) => path.join(target.outputDir, 'kvasir.node');
+/** Made only where Gloo is installed, see native/CMakeLists.txt. */
+const pluginOf = (target) => path.join(target.outputDir, 'kvasir-gloo.so');
 const metadataOf = (target) => path.join(target.outputDir, 'kvasir.json');
 
 /** What decides whether CMake must be configured from scratch: it does not notice these by itself. */
@@ -45,7 +48,8 @@ function configureKey(target) {
 }
 
 function isUpToDate(target, inputs) {
-  return fs.existsSync(addonOf(target)) && readJson(metadataOf(target))?.inputs === inputs;
+  const made = readJson(metadataOf(target));
+  return fs.existsSync(addonOf(target)) && made?.inputs === inputs && (!made.gloo || fs.existsSync(pluginOf(target)));
 }
 
 /** Starts afresh when the cache was made with another configuration, or was left without its record or its build files by a run that failed. */
@@ -55,6 +59,15 @@ function dropStaleConfiguration(target, key, force) {
   if (force || !generated || JSON.stringify(readJson(record)) !== JSON.stringify(key)) fs.rmSync(target.cmakeDir, { recursive: true, force: true });
   fs.mkdirSync(target.cmakeDir, { recursive: true });
   fs.writeFileSync(record, JSON.stringify(key));
+  lookForGlooAgain(target);
+}
+
+/** cmake-js configures once. Without its cache CMake does so again, and looks for Gloo; what was compiled before stays. */
+function lookForGlooAgain(target) {
+  const record = path.join(target.cmakeDir, 'kvasir-gloo.json');
+  const found = findGloo();
+  if (JSON.stringify(readJson(record)) !== JSON.stringify(found)) fs.rmSync(path.join(target.cmakeDir, 'CMakeCache.txt'), { force: true });
+  fs.writeFileSync(record, JSON.stringify(found));
 }
 
 function cmakeJsCommand(target) {
@@ -130,6 +143,7 @@ function writeMetadata(target, inputs) {
     napi: 8,
     compiler: `${compilerFact(target, 'CXX', 'COMPILER_ID')} ${compilerFact(target, 'CXX', 'COMPILER_VERSION')}`,
     isa: isaList(),
+    gloo: fs.existsSync(pluginOf(target)),
     ...target.metadata(),
     commit: fs.existsSync(path.join(ROOT, '.git')) ? firstLineOf('git', ['rev-parse', '--verify', '-q', 'HEAD']) : null,
     inputs,
@@ -146,6 +160,7 @@ async function build(target, key, inputs, force) {
   process.stderr.write(`Building ${addon} (log: ${path.relative(ROOT, target.log)}) ...\n`);
   dropStaleConfiguration(target, key, force);
   fs.rmSync(metadataOf(target), { force: true });
+  fs.rmSync(pluginOf(target), { force: true }); // Gloo may have been removed
   const code = await runLogged(target, cmakeJsCommand(target));
   if (code !== 0) throw failure(target, `failed with exit code ${code}`);
   if (!fs.existsSync(addonOf(target))) throw failure(target, `ended well but made no ${addon}`);
@@ -161,7 +176,8 @@ async function ensureAddon(target) {
     return;
   }
   const key = configureKey(target);
-  const inputs = hashInputs(target.sources(), key);
+  // Gloo is no part of the key: when it comes or goes, all else need not be compiled again.
+  const inputs = hashInputs(target.sources(), key, findGloo());
   if (mode === 'auto' && isUpToDate(target, inputs)) return;
   await withLock(target.name, async () => {
     if (mode === 'force' || !isUpToDate(target, inputs)) await build(target, key, inputs, mode === 'force');

@@ -11,6 +11,7 @@ const ALLOWED = [
   /^native\/(?!bench\/)(.+\/)?(CMakeLists\.txt|README\.md|package\.json|[\w.-]+\.(h|inc|cc|cu|cuh|cmake))$/,
   /^scripts\/(common|toolchain|cmake-build|build-native|build-cuda|install)\.js$/,
   /^examples\/[\w-]+\.(js|mjs)$/,
+  /^deploy\/[\w-]+\.(sh|sbatch|yaml|md)$/,
   /^examples\/custom-model\/([\w-]+\.(js|ts)|tsconfig\.json|README\.md)$/,
   /^examples\/configs\/[\w.-]+\.json$/,
   /^examples\/models\/kvasir-tales-5m\/(README\.md|(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors)$/,

@@ -1,6 +1,7 @@
 'use strict';
 // `npm run test:gpu`: the tests of the ops on a CUDA device, and the tests that exist only for it (test/gpu). Without a device it says
-// so and ends with 0. Further arguments go to jest; paths among them replace the folders.
+// so and ends with 0. Further arguments go to jest; paths among them replace the folders. --progress names each test when it begins, on
+// standard error: of a run that does not end, the last lines say where it is.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -37,10 +38,12 @@ async function canTest() {
 
 async function main() {
   if (!(await canTest())) return 0;
-  const given = process.argv.slice(2);
+  const progress = process.argv.includes('--progress') ? [`--reporters=${path.join(__dirname, 'progress-reporter.js')}`] : [];
+  const given = process.argv.slice(2).filter((arg) => arg !== '--progress');
   const folders = given.some((arg) => arg.startsWith('test/')) ? [] : FOLDERS;
-  // Four processes share the device well; each needs a context of its own.
-  const { code, counts } = await runJest(['--maxWorkers=4', ...folders, ...given], { ...process.env, KVASIR_TEST_DEVICE: 'cuda' });
+  // Four processes share the device well; each needs a context of its own. Where ranks of a group share a device, loading a kernel when
+  // it first runs would wait for a rank that waits for this one: so kernels are loaded at the start.
+  const { code, counts } = await runJest([...progress, '--maxWorkers=4', ...folders, ...given], { ...process.env, KVASIR_TEST_DEVICE: 'cuda', CUDA_MODULE_LOADING: 'EAGER' });
   if (counts === null) throw new UserError('jest ran no tests.');
   process.stdout.write(`${closingLine(counts)}\n`);
   return counts.failed > 0 ? 1 : code;

@@ -2,6 +2,8 @@
 // Finds CMake, a build tool and a C++20 compiler, and says in one sentence what to install when one is missing.
 
 const { spawnSync } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
 const { findOnPath, firstLineOf } = require('./common.js');
 
 /** Oldest versions whose C++20 the sources rely on. Apple numbers its clang by Xcode. */
@@ -108,4 +110,10 @@ function findCuda() {
   return { problem: null, nvcc, version };
 }
 
-module.exports = { findToolchain, findCuda };
+/** Headers of Gloo where CMake looks by itself: the plugin for ranks on CPUs is built when they are there. */
+function findGloo() {
+  const prefixes = (process.env.CMAKE_PREFIX_PATH ?? '').split(path.delimiter).filter(Boolean);
+  return [...prefixes, '/usr/local', '/usr'].filter((prefix) => fs.existsSync(path.join(prefix, 'include', 'gloo', 'transport', 'unbound_buffer.h')));
+}
+
+module.exports = { findToolchain, findCuda, findGloo };
