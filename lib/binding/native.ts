@@ -23,6 +23,7 @@ export interface NativeOps {
   fillRandom(out: Row, seed: number, scale: number): void;
   // rope
   rope(positions: Row, q: Row, k: OptionalRow, cosSin: Row, isNeox: boolean): void;
+  normRope(positions: Row, q: Row, k: Row, qWeight: Row, kWeight: Row, cosSin: Row, eps: number, gemma: boolean, isNeox: boolean): void;
   // activation
   siluAndMul(out: Row, x: Row): void;
   geluAndMul(out: Row, x: Row): void;
@@ -90,12 +91,18 @@ export interface NativeOps {
   samplingMask(logits: Row, logitRow: number, ids: Row, keep: boolean): void;
   samplingLogprobs(outLogprob: Row, outRank: Row, topIds: OptionalRow, topLogprobs: OptionalRow, logits: Row, targets: Row): void;
   sample(outIds: Row, logits: Row, params: Row, seeds: Row, positions: Row, rows: Row, counts: OptionalRow): void;
+  // comm
+  allReduce(communicator: number, x: Row): void;
+  allGather(communicator: number, out: Row, x: Row): void;
+  reduceScatter(communicator: number, out: Row, x: Row): void;
+  broadcast(communicator: number, x: Row, root: number): void;
 }
 
 /** Streams and memory. Ids are small integers, valid in the environment (thread) that made them. */
 export interface NativeDevice {
   setTable(table: Int32Array): void;
-  createStream(device: number, threads: number): number;
+  /** ordinal: which CUDA device; 0 without it. */
+  createStream(device: number, threads: number, ordinal?: number): number;
   destroyStream(stream: number): void;
   /** Zeroed memory; throws ERR_KVASIR_OUT_OF_MEMORY. */
   allocate(stream: number, bytes: number): number;
@@ -107,7 +114,7 @@ export interface NativeDevice {
   /** Takes a copy of `data` now, stores it in stream order. */
   write(row: Row, data: NodeJS.TypedArray): void;
   read(row: Row): Promise<ArrayBuffer>;
-  loadFromFile(out: Row, fd: number, byteOffset: number, dtype: number, dims: readonly number[], strides: readonly number[]): void;
+  loadFromFile(out: Row, fd: number, byteOffset: number, dtype: number, dims: readonly number[], strides: readonly number[]): number;
   cpuInfo(): { isa: string; bestIsa: string };
   setIsa(level: number): string;
   setProfiling(stream: number, on: boolean): void;
@@ -154,4 +161,26 @@ export interface NativeCuda {
   findCublasLt(): { found: boolean; report: string };
 }
 
-export type NativeBinding = NativeOps & NativeDevice & NativeCuda;
+export type CommunicatorKind = 'local' | 'gloo' | 'nccl';
+
+/** Whether a library can be loaded, and where it is or was looked for. */
+export interface LibraryReport {
+  readonly found: boolean;
+  readonly report: string;
+}
+
+/** Ranks' ends of tensor-parallel groups, by id. */
+export interface NativeComm {
+  /** first: the communicator of rank 0 of a local group, or -1. */
+  createCommunicator(stream: number, kind: CommunicatorKind, rank: number, size: number, host: string, timeoutMs: number, first: number): number;
+  communicatorAddress(communicator: number): ArrayBuffer;
+  /** addresses: of all ranks, by rank. */
+  connectCommunicator(communicator: number, addresses: readonly ArrayBuffer[]): Promise<void>;
+  /** What waits for other ranks, and what comes later, fails with ERR_KVASIR_RANK. */
+  abortCommunicator(communicator: number): void;
+  /** Freed after the work queued so far. */
+  destroyCommunicator(communicator: number): void;
+  commInfo(): { gloo: LibraryReport; nccl: LibraryReport };
+}
+
+export type NativeBinding = NativeOps & NativeDevice & NativeCuda & NativeComm;

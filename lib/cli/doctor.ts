@@ -2,7 +2,7 @@ import * as fs from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { loadAddon } from '../binding/load';
-import type { NativeCuda } from '../binding/native';
+import type { NativeComm, NativeCuda } from '../binding/native';
 import { cpuCount } from '../config/cpu-count';
 import { messageOf } from '../utils/errors';
 import { formatBytes, write, type CliIo } from './io';
@@ -26,6 +26,8 @@ export interface DoctorReport {
   readonly cuda: ReturnType<NativeCuda['cudaInfo']> | null;
   /** cuBLASLt, which multiplies matrices on a GPU where it is found; null without a device that could use it. */
   readonly gemm: ReturnType<NativeCuda['findCublasLt']> | null;
+  /** What ranks of a tensor-parallel group talk by: Gloo between CPUs, NCCL between GPUs. null without an addon. */
+  readonly comm: ReturnType<NativeComm['commInfo']> | null;
 }
 
 /** Prints what Kvasir finds on this machine. @returns 0, or 1 when the native addon cannot be loaded. */
@@ -54,6 +56,7 @@ function examine(): DoctorReport {
     addon: addon.found,
     cuda: addon.cuda,
     gemm: addon.gemm,
+    comm: addon.comm,
   };
 }
 
@@ -62,6 +65,7 @@ interface AddonFindings {
   readonly isa: { readonly isa: string | null; readonly bestIsa: string | null };
   readonly cuda: DoctorReport['cuda'];
   readonly gemm: DoctorReport['gemm'];
+  readonly comm: DoctorReport['comm'];
 }
 
 function examineAddon(): AddonFindings {
@@ -71,9 +75,10 @@ function examineAddon(): AddonFindings {
     const failed = skipped.filter((attempt) => fs.existsSync(attempt.file));
     const cuda = binding.cudaInfo();
     const gemm = cuda.deviceCount > 0 ? binding.findCublasLt() : null;
-    return { found: { file, error: null, build, failed }, isa: binding.cpuInfo(), cuda, gemm };
+    return { found: { file, error: null, build, failed }, isa: binding.cpuInfo(), cuda, gemm, comm: binding.commInfo() };
   } catch (error) {
-    return { found: { file: null, error: messageOf(error), build: null, failed: [] }, isa: { isa: null, bestIsa: null }, cuda: null, gemm: null };
+    const found = { file: null, error: messageOf(error), build: null, failed: [] };
+    return { found, isa: { isa: null, bestIsa: null }, cuda: null, gemm: null, comm: null };
   }
 }
 
@@ -94,6 +99,10 @@ export function describeReport(report: DoctorReport): string {
   for (const { file, error } of addon.failed) rows.push(['not used', `${file}: ${error}`]);
   if (report.cuda !== null) rows.push(...cudaLines(report.cuda, addon.build?.archs).map((line): [string, string] => ['cuda', line]));
   if (report.cuda !== null) rows.push(...gemmLines(report.gemm).map((line): [string, string] => ['gemm', line]));
+  if (report.comm !== null) {
+    rows.push(...lines(report.comm.gloo.report).map((line): [string, string] => ['gloo', line]));
+    rows.push(...ncclLines(report.comm.nccl, report.cuda).map((line): [string, string] => ['nccl', line]));
+  }
   return rows.map(([name, text]) => `${name.padEnd(10)}${text}\n`).join('');
 }
 
@@ -128,8 +137,17 @@ function cudaLines(cuda: NonNullable<DoctorReport['cuda']>, archs: unknown): str
 /** What multiplies matrices on the GPU; where cuBLASLt was looked for, when it was not found. */
 function gemmLines(gemm: DoctorReport['gemm']): string[] {
   if (gemm === null) return ['cuBLASLt is not looked for without a CUDA device'];
-  const lines = gemm.report.trimEnd().split('\n');
-  return gemm.found ? lines : [...lines, "without it Kvasir's own kernels multiply matrices"];
+  return gemm.found ? lines(gemm.report) : [...lines(gemm.report), "without it Kvasir's own kernels multiply matrices"];
+}
+
+/** What ranks on GPUs talk by; where NCCL was looked for, when it was not found. */
+function ncclLines(nccl: NonNullable<DoctorReport['comm']>['nccl'], cuda: DoctorReport['cuda']): string[] {
+  if (!nccl.found && (cuda?.deviceCount ?? 0) === 0) return ['NCCL is of no use without a CUDA device'];
+  return nccl.found ? lines(nccl.report) : [...lines(nccl.report), 'without it a model runs on one GPU only'];
+}
+
+function lines(text: string): string[] {
+  return text.trimEnd().split('\n');
 }
 
 /** For example "glibc 2.36"; null where the system does not say. */

@@ -47,8 +47,9 @@ export class Device {
     readonly numThreads: number,
   ) {}
 
-  static create(type: DeviceType, numThreads: number): Device {
-    return new Device(type, native((b) => b.createStream(type === 'cpu' ? 0 : 1, numThreads)), numThreads);
+  /** @param ordinal which CUDA device, counted among those that this process sees */
+  static create(type: DeviceType, numThreads: number, ordinal = 0): Device {
+    return new Device(type, native((b) => b.createStream(type === 'cpu' ? 0 : 1, numThreads, ordinal)), numThreads);
   }
 
   allocate(bytes: number): Storage {

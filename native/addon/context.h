@@ -8,6 +8,8 @@
 #include <mutex>
 #include <vector>
 
+#include "addon/communicators.h"
+#include "addon/completions.h"
 #include "core/error.h"
 #include "core/storage.h"
 #include "core/stream.h"
@@ -19,32 +21,6 @@ namespace kvasir::addon {
 //   0 storage id · 1 dtype · 2 rank · 3 layout · 4-5 byte offset (float64) · 6-10 dims · 11-15 strides in elements
 inline constexpr int kRowWords = 16;
 
-// Work that ended and wants to tell JavaScript.
-struct Completion {
-  napi_deferred deferred = nullptr;
-  std::exception_ptr error;
-  std::shared_ptr<std::vector<char>> bytes;
-};
-
-// Completions cross threads here. After close() nothing touches the thread-safe function any more.
-class CompletionQueue {
- public:
-  void open(napi_env env);
-  void post(Completion completion);
-  // JS thread: settles promises.
-  void drain(napi_env env);
-  // JS thread: one more / one less promise pending; the event loop is kept alive while there are any.
-  void began(napi_env env);
-  void close();
-
- private:
-  std::mutex mutex_;
-  std::vector<Completion> ready_;
-  napi_threadsafe_function wake_ = nullptr;
-  bool closed_ = true;
-  int pending_ = 0;
-};
-
 class Context {
  public:
   explicit Context(napi_env env);
@@ -55,16 +31,18 @@ class Context {
   Tensor tensor(int32_t row, Stream** stream) const;
   Storage& storageOf(int32_t row) const;
 
-  int32_t createStream(Device device, int32_t threads);
-  Stream& stream(int32_t id) const;
+  int32_t createStream(Device device, int32_t threads, int32_t ordinal);
+  Stream& stream(int32_t id) const { return *sharedStream(id); }
+  const std::shared_ptr<Stream>& sharedStream(int32_t id) const;
   void destroyStream(int32_t id);
   int32_t allocate(int32_t streamId, int64_t bytes);
   void release(int32_t storageId);
   const StorageCounters& counters() const { return *counters_; }
+  Communicators& communicators() { return communicators_; }
 
   // A promise that settles after all earlier work of the stream; with `bytes`, it resolves with them as an ArrayBuffer.
   napi_value fence(napi_env env, Stream& stream, std::shared_ptr<std::vector<char>> bytes);
-  // Joins the streams' threads; called by the environment's cleanup hook.
+  // Ends what waits for other ranks, then joins the streams' threads; called by the environment's cleanup hook.
   void shutdown();
 
  private:
@@ -76,6 +54,7 @@ class Context {
   std::vector<std::shared_ptr<Storage>> storages_;
   std::vector<int32_t> freeStorages_;
   std::shared_ptr<CompletionQueue> completions_ = std::make_shared<CompletionQueue>();
+  Communicators communicators_{completions_};
 };
 
 // Runs fn; what it throws becomes a JavaScript exception with a `code`.

@@ -33,10 +33,10 @@ napi_value setTable(napi_env env, napi_callback_info raw) {
   });
 }
 
-// createStream(device, threads): stream id
+// createStream(device, threads, ordinal = 0): stream id; ordinal: which CUDA device
 napi_value createStream(napi_env env, napi_callback_info raw) {
   return withInfo(env, raw, [&](auto& info, Context& c) -> napi_value {
-    return Napi::Number::New(env, c.createStream(static_cast<Device>(intArg(info, 0)), intArg(info, 1)));
+    return Napi::Number::New(env, c.createStream(static_cast<Device>(intArg(info, 0)), intArg(info, 1), info.Length() > 2 ? intArg(info, 2) : 0));
   });
 }
 

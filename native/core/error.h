@@ -23,6 +23,8 @@ inline constexpr const char* kCheckpointError = "ERR_KVASIR_CHECKPOINT";
 inline constexpr const char* kUnsupportedError = "ERR_KVASIR_UNSUPPORTED";
 inline constexpr const char* kNativeError = "ERR_KVASIR_NATIVE";
 inline constexpr const char* kDeviceError = "ERR_KVASIR_DEVICE";
+inline constexpr const char* kLaunchError = "ERR_KVASIR_LAUNCH";
+inline constexpr const char* kRankError = "ERR_KVASIR_RANK";
 
 // printf-style; throws Error(code, ...).
 [[noreturn]] void fail(const char* code, const char* format, ...) __attribute__((format(printf, 2, 3)));

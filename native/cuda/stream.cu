@@ -179,6 +179,24 @@ void CudaStream::pushFence(Fence fence) {
   wake_.notify_one();
 }
 
+void CudaStream::checkAtFences(std::weak_ptr<FenceCheck> check) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(checks_, [](const auto& c) { return c.expired(); });
+  checks_.push_back(std::move(check));
+}
+
+std::exception_ptr CudaStream::failureOfChecks() {
+  std::vector<std::weak_ptr<FenceCheck>> checks;
+  {
+    std::lock_guard lock(mutex_);
+    checks = checks_;
+  }
+  for (const auto& check : checks)
+    if (const auto alive = check.lock())
+      if (const std::exception_ptr error = alive->failure()) return error;
+  return nullptr;
+}
+
 void CudaStream::waitLoop() {
   cudaSetDevice(device_);
   for (;;) {
@@ -203,6 +221,7 @@ void CudaStream::finish(Fence& fence) {
     else std::this_thread::sleep_for(std::chrono::microseconds(5));
   if (state != cudaSuccess && !fence.error)
     fence.error = std::make_exception_ptr(Error(kDeviceError, std::string("CUDA error ") + cudaGetErrorName(state) + ": " + cudaGetErrorString(state)));
+  if (!fence.error) fence.error = failureOfChecks();
   if (fence.event) {
     std::lock_guard lock(mutex_);
     freeEvents_.push_back(fence.event);

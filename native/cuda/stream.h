@@ -45,6 +45,14 @@ struct GraphInfo {
   bool straightLine() const { return nodes > 0 && edges == nodes - 1; }
 };
 
+// What can go wrong without any call failing: ranks that are gone while a collective waits for them.
+class FenceCheck {
+ public:
+  virtual ~FenceCheck() = default;
+  // Null while all is well. Called on the stream's own thread.
+  virtual std::exception_ptr failure() noexcept = 0;
+};
+
 class CudaStream final : public Stream {
  public:
   explicit CudaStream(int device);
@@ -61,6 +69,9 @@ class CudaStream final : public Stream {
   void shutdown() override;
   void setProfiling(bool on) override;
   std::map<std::string, ProfileRow> profile() const override;
+
+  // Every later fence hears of this failure as long as `check` lives.
+  void checkAtFences(std::weak_ptr<FenceCheck> check);
 
   cudaStream_t handle() {
     flush();
@@ -162,6 +173,7 @@ class CudaStream final : public Stream {
   void waitLoop();
   void finish(Fence& fence);
   void pushFence(Fence fence);
+  std::exception_ptr failureOfChecks();
   void setDevice() const;
 
   int device_;
@@ -194,6 +206,7 @@ class CudaStream final : public Stream {
   std::condition_variable wake_;
   std::deque<Fence> fences_;
   std::vector<cudaEvent_t> freeEvents_;
+  std::vector<std::weak_ptr<FenceCheck>> checks_;
   bool stop_ = false;
   std::thread waiter_;
 };

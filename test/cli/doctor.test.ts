@@ -40,6 +40,25 @@ describe('kvasir doctor', () => {
     ]);
   });
 
+  const commOf = (found: boolean, nccl: string): DoctorReport['comm'] => ({ gloo: { found: true, report: 'Gloo at /l/kvasir-gloo.so' }, nccl: { found, report: nccl } });
+
+  test('names what ranks talk by', async () => {
+    const report = { ...(await examine()), cuda: H100, comm: commOf(true, 'NCCL 2.28.9 at /l/libnccl.so.2') };
+    expect(rows(report, 'gloo')).toEqual(['gloo      Gloo at /l/kvasir-gloo.so']);
+    expect(rows(report, 'nccl')).toEqual(['nccl      NCCL 2.28.9 at /l/libnccl.so.2']);
+  });
+
+  test('with a GPU and no NCCL says where it was looked for; without a GPU it does not matter', async () => {
+    const comm = commOf(false, 'NCCL was not found; looked in 3 folders:\n  libnccl.so.2: no such file\n');
+    expect(rows({ ...(await examine()), cuda: H100, comm }, 'nccl')).toEqual([
+      'nccl      NCCL was not found; looked in 3 folders:',
+      'nccl        libnccl.so.2: no such file',
+      'nccl      without it a model runs on one GPU only',
+    ]);
+    const none = { built: true, deviceCount: 0, problem: 'no driver', devices: [] };
+    expect(rows({ ...(await examine()), cuda: none, comm }, 'nccl')).toEqual(['nccl      NCCL is of no use without a CUDA device']);
+  });
+
   test('says when the build has no kernels for a GPU', async () => {
     const report = await examine();
     const built = (archs: string[]): string =>
