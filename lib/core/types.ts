@@ -98,6 +98,8 @@ export interface ExecutorInfo {
   readonly kvCacheGroups?: readonly KVCacheGroupSpec[];
   /** Bytes on the device. */
   readonly memory?: { readonly weights: number; readonly kvCache: number; readonly activations: number };
+  /** Bytes of the checkpoint's tensors that this rank read: its shards. */
+  readonly checkpointBytesRead?: number;
 }
 
 /** Runs steps on one or more ranks. Implemented by worker/; the scheduler side only sees this. */

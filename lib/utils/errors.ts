@@ -29,6 +29,8 @@ export const ERRORS = {
   ERR_KVASIR_NAN_LOGITS: { status: 500, summary: 'The model produced NaN for a request.' },
   ERR_KVASIR_CLOSED: { status: 503, summary: 'The engine is closed.' },
   ERR_KVASIR_ENGINE_DEAD: { status: 500, summary: 'The engine failed and can serve no further requests.' },
+  ERR_KVASIR_LAUNCH: { status: 500, summary: 'The ranks of a tensor-parallel group did not come together, or do not fit together (model, options, version).' },
+  ERR_KVASIR_RANK: { status: 500, summary: 'Another rank of the tensor-parallel group failed, ended or does not answer.' },
   ERR_KVASIR_CLI: { status: 400, summary: 'Command line arguments or an input file are not valid.' },
 } as const;
 
