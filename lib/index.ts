@@ -1,6 +1,7 @@
 /** The public API of Kvasir. */
 export { LLM, type GenerateOptions, type LLMOptions } from './engine/llm';
 export { AsyncLLM, type AsyncLLMOptions } from './engine/async-llm';
+export { serveRank } from './engine/serve-rank';
 export type { ChatOptions, RequestOptions, StreamOptions } from './engine/engine-base';
 export type { CreateOptions } from './engine/create';
 export type { LoadProgress } from './engine/engine-core';

@@ -6,10 +6,10 @@ import { createProgress } from './progress';
 
 /** Loads the plugins that the command line named, then the model, and shows how far that is. */
 export async function openModel(args: EngineArgs, given: Readonly<Record<string, unknown>>, signal: AbortSignal, io: CliIo): Promise<LLM> {
-  await loadPlugins(given);
+  const workerImports = await loadPlugins(given);
   const progress = createProgress(io);
   try {
-    return await LLM.create({ ...args, signal, onProgress: ({ stage, loaded, total }) => progress.update(stage, loaded, total) });
+    return await LLM.create({ ...args, workerImports, signal, onProgress: ({ stage, loaded, total }) => progress.update(stage, loaded, total) });
   } finally {
     progress.stop();
   }

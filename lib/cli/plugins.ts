@@ -13,18 +13,22 @@ export function addPluginOption(command: Command): Command {
 /**
  * Loads the modules that --plugin named: a path (relative to the working directory) or a package found from there. A module registers
  * its models when it is loaded, or in a function `register` that it exports (vllm.general_plugins).
+ * @returns their files, for processes that have to load them too
  * @throws KvasirError ERR_KVASIR_REGISTRY
  */
-export async function loadPlugins(given: Readonly<Record<string, unknown>>): Promise<void> {
-  for (const name of (given.plugin ?? []) as readonly string[]) await loadPlugin(name);
+export async function loadPlugins(given: Readonly<Record<string, unknown>>): Promise<string[]> {
+  const files: string[] = [];
+  for (const name of (given.plugin ?? []) as readonly string[]) files.push(await loadPlugin(name));
+  return files;
 }
 
-async function loadPlugin(name: string): Promise<void> {
+async function loadPlugin(name: string): Promise<string> {
   try {
     const file = fs.existsSync(name) ? path.resolve(name) : require.resolve(name, { paths: [process.cwd()] });
     const module = (await importModule(file)) as { register?: unknown; default?: { register?: unknown } };
     const register = module.register ?? module.default?.register;
     if (typeof register === 'function') await (register as () => unknown)();
+    return require.resolve(file);
   } catch (error) {
     throw new KvasirError('ERR_KVASIR_REGISTRY', `--plugin ${name}: expected a module that can be loaded: ${messageOf(error)}`, { cause: error });
   }

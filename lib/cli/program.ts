@@ -1,11 +1,10 @@
-import { readFileSync } from 'node:fs';
-import * as path from 'node:path';
 import { Command } from 'commander';
 import { addEngineOptions } from './engine-options';
 import type { CliIo } from './io';
 import { integer } from './numbers';
 import { addPluginOption } from './plugins';
 import { addSamplingOptions } from './sampling-options';
+import { packageVersion } from '../utils/version';
 
 // Commands are required when they run, not before: `kvasir --help` must not load the engine.
 /* eslint-disable @typescript-eslint/no-require-imports */
@@ -29,11 +28,6 @@ export function buildProgram(io: CliIo, result: { code: number }): Command {
   addDoctor(program, io, result);
   addBuild(program, result);
   return program;
-}
-
-function packageVersion(): string {
-  const text = readFileSync(path.join(__dirname, '..', '..', 'package.json'), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
 }
 
 function withVerbose(command: Command): Command {

@@ -26,6 +26,8 @@ export interface EngineArgs {
   schedulingPolicy?: SchedulingPolicy | null;
   asyncScheduling?: boolean | null;
   tensorParallelSize?: number | null;
+  tensorParallelSecretFile?: string | null;
+  tensorParallelTimeout?: number | null;
   numThreads?: number | null;
   batchInvariant?: boolean | null;
   loadFormat?: 'auto' | 'safetensors' | 'dummy' | null;
@@ -156,7 +158,15 @@ const TABLE: { readonly [K in OptionName]-?: OptionSpec } = {
   },
   tensorParallelSize: {
     type: 'integer', default: 1, min: 1, max: 1024, group: 'parallel',
-    help: 'Ranks that share the model; only 1 in this version.',
+    help: 'Ranks that share the model, one process each. Under mpirun, srun, torchrun or a LeaderWorkerSet these are theirs; else they are started on this host.',
+  },
+  tensorParallelSecretFile: {
+    type: 'string', default: null, group: 'parallel',
+    help: 'File with a secret that all ranks show each other; needed when they are on several hosts.',
+  },
+  tensorParallelTimeout: {
+    type: 'number', default: 300, min: 1, max: 86400, group: 'parallel',
+    help: 'Seconds that ranks wait for each other at the start.',
   },
   loadFormat: {
     type: 'enum', default: 'auto', choices: ['auto', 'safetensors', 'dummy'], group: 'load',

@@ -12,6 +12,7 @@ import { readConfigFile, readOptionalConfigFile } from './json-file';
 import type { ModelConfig } from './model';
 import type { EngineArgs } from './options';
 import { isGiven, validateEngineArgs, type ValidatedEngineArgs } from './validate-args';
+import { resolveParallel, type RankOfLauncher } from './parallel';
 import type { AttentionLayerSpec, ComputeDType, DeviceType, SchedulerConfig, VllmConfig } from './vllm';
 
 /** As vLLM: what a model gets whose config.json states no limit (ALiBi). */
@@ -32,12 +33,13 @@ const CPU_ONLY: Platform = { cudaDevices: 0, cudaProblem: 'this build has no CUD
 /**
  * Validates engine options, reads the model's config files, and derives everything that has no default of its own.
  * @throws KvasirError ERR_KVASIR_CONFIG (an option), ERR_KVASIR_MODEL_NOT_FOUND (a missing path), ERR_KVASIR_MODEL_CONFIG
- * (config.json or generation_config.json), ERR_KVASIR_UNSUPPORTED (a device or parallelism this build lacks).
+ * (config.json or generation_config.json), ERR_KVASIR_UNSUPPORTED (a device or parallelism this build lacks), ERR_KVASIR_LAUNCH
+ * (a launcher's ranks that do not fit the options).
+ * @param launched what a launcher of ranks said of this process; null: nothing
  */
-export async function resolveVllmConfig(args: EngineArgs, platform: Platform = CPU_ONLY): Promise<VllmConfig> {
+export async function resolveVllmConfig(args: EngineArgs, platform: Platform = CPU_ONLY, launched: RankOfLauncher | null = null): Promise<VllmConfig> {
   const options = validateEngineArgs(args);
   const device = resolveDevice(options, platform);
-  checkParallel(options);
   const files = await locateModel(options);
   const hf = parseHfConfig(await readConfigFile(files.configFile));
   const generation = files.directory === null ? null : await readOptionalConfigFile(path.join(files.directory, 'generation_config.json'));
@@ -54,6 +56,7 @@ export async function resolveVllmConfig(args: EngineArgs, platform: Platform = C
     maxLogprobs: options.maxLogprobs,
     enforceEager: options.enforceEager,
   };
+  const parallel = resolveParallel(options, model, launched);
   return {
     model,
     cache: {
@@ -66,10 +69,10 @@ export async function resolveVllmConfig(args: EngineArgs, platform: Platform = C
       hybridKvCacheManager: options.hybridKvCacheManager,
     },
     scheduler: resolveScheduler(args, options, maxModelLen, device),
-    parallel: { tensorParallelSize: options.tensorParallelSize, tpRank: 0 },
+    parallel,
     device: {
       device,
-      numThreads: options.numThreads ?? availableCores(),
+      numThreads: options.numThreads ?? Math.max(1, Math.floor(availableCores() / (parallel.launch?.localSize ?? 1))),
       batchInvariant: options.batchInvariant,
       cacheDir: resolveCacheDir(options.cacheDir, { env: process.env, homedir: os.homedir }),
     },
@@ -95,14 +98,6 @@ function resolveDevice(options: ValidatedEngineArgs, { cudaDevices, cudaProblem 
   if (cudaDevices > 0) return 'cuda';
   if (options.device === 'auto') return 'cpu';
   throw new KvasirError('ERR_KVASIR_UNSUPPORTED', `option 'device': expected auto or cpu, received cuda: ${cudaProblem}`);
-}
-
-function checkParallel(options: ValidatedEngineArgs): void {
-  if (options.tensorParallelSize === 1) return;
-  throw new KvasirError(
-    'ERR_KVASIR_UNSUPPORTED',
-    `option 'tensorParallelSize': expected 1, received ${options.tensorParallelSize}: tensor parallelism is not available in this version`,
-  );
 }
 
 interface ModelFiles {

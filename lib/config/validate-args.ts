@@ -4,7 +4,7 @@ import { nearestName } from '../utils/nearest-name';
 import { ENGINE_OPTIONS, type EngineArgs, type EngineOption, type OptionName, type OptionValue } from './options';
 
 /** Options whose default is derived from the model or the machine; null until then. */
-type DerivedOption = 'tokenizer' | 'maxModelLen' | 'numKvBlocks' | 'kvCacheBytes' | 'numThreads' | 'cacheDir';
+type DerivedOption = 'tokenizer' | 'maxModelLen' | 'numKvBlocks' | 'kvCacheBytes' | 'numThreads' | 'cacheDir' | 'tensorParallelSecretFile';
 
 /** {@link EngineArgs} with every field present. */
 export type ValidatedEngineArgs = {

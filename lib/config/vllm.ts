@@ -41,6 +41,23 @@ export interface ParallelConfig {
   tensorParallelSize: number;
   /** Rank of this process, 0 <= tpRank < tensorParallelSize. */
   tpRank: number;
+  /** How ranks in processes of their own are started and met; absent for one rank, and for ranks that share a process. */
+  launch?: RankLaunch;
+}
+
+/** Where a rank runs and how it meets the others. */
+export interface RankLaunch {
+  /** Rank among the ranks of this host, and their number: they share its cores, its memory and its devices. */
+  readonly localRank: number;
+  readonly localSize: number;
+  /** Where rank 0 listens, when something else started the ranks; null: rank 0 starts the others itself, on this host. */
+  readonly rendezvous: { readonly host: string; readonly port: number } | null;
+  /** Absolute path of a file with the secret that the ranks show each other; null: none. */
+  readonly secretFile: string | null;
+  /** How long ranks wait for each other at the start. */
+  readonly startTimeoutMs: number;
+  /** Absolute paths of modules that ranks which rank 0 starts load first. */
+  readonly imports: readonly string[];
 }
 
 export interface DeviceConfig {

@@ -1,20 +1,14 @@
-import * as path from 'node:path';
 import type { ChatMessage } from '../chat/messages';
 import type { EngineArgs } from '../config/options';
 import { cloneForWorker } from '../config/resolve';
 import type { SamplingParams } from '../sampling/params';
-import { describeValue } from '../utils/describe-value';
-import { KvasirError } from '../utils/errors';
 import { createEngineParts, type CreateOptions, type EngineInternals } from './create';
+import { checkImports, checkOptions } from './engine-config';
 import { EngineBase, type ChatOptions, type StreamOptions } from './engine-base';
-import { checkOptions } from './llm';
 import type { PromptInput, RequestOutput } from './outputs';
 import { WorkerCoreClient } from './worker-core-client';
 
-export interface AsyncLLMOptions extends CreateOptions {
-  /** Absolute paths of modules that the engine's thread loads first: they register a program's own models, when loaded or in an exported `register()`. */
-  readonly workerImports?: readonly string[];
-}
+export type AsyncLLMOptions = CreateOptions;
 
 /**
  * Online inference (vllm.v1.engine.async_llm.AsyncLLM): the engine core runs in a worker_thread, so that neither steps of the model nor
@@ -26,7 +20,7 @@ export class AsyncLLM extends EngineBase {
     const { onProgress, signal, workerImports, ...args } = checkOptions(options);
     const imports = checkImports(workerImports);
     const executorModule = internals.executorModule ?? null;
-    const parts = await createEngineParts(args, { onProgress, signal }, internals, (config, hooks, listener) =>
+    const parts = await createEngineParts(args, { onProgress, signal, workerImports }, internals, (config, hooks, listener) =>
       WorkerCoreClient.create({ config: cloneForWorker(config), imports, executorModule }, hooks, listener),
     );
     return new AsyncLLM(parts);
@@ -45,12 +39,4 @@ export class AsyncLLM extends EngineBase {
   ): AsyncGenerator<RequestOutput, void, undefined> {
     return this.streamChat(messages, params, options);
   }
-}
-
-function checkImports(value: unknown): readonly string[] {
-  if (value === undefined) return [];
-  if (!Array.isArray(value) || value.some((file) => typeof file !== 'string' || !path.isAbsolute(file))) {
-    throw new KvasirError('ERR_KVASIR_CONFIG', `option 'workerImports': expected an array of absolute module paths, received ${describeValue(value)}`);
-  }
-  return value as string[];
 }

@@ -1,7 +1,6 @@
 /** The worker_thread of an AsyncLLM: an engine core behind the messages of messages.ts. */
-import { pathToFileURL } from 'node:url';
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
-import { KvasirError, messageOf } from '../utils/errors';
+import { importRegistrations } from '../utils/registrations';
 import { defaultExecutorFactory } from './default-executor';
 import { EngineCore, type ExecutorFactory } from './engine-core';
 import { toWireError, type FromWorker, type ToWorker, type WorkerInit } from './messages';
@@ -10,7 +9,7 @@ async function main(port: MessagePort, init: WorkerInit): Promise<void> {
   const post = (message: FromWorker): void => port.postMessage(message);
   let core: EngineCore;
   try {
-    for (const file of init.imports) await importRegistrations(file);
+    await importRegistrations(init.imports);
     const created = await EngineCore.create(init.config, executorFactory(init), { onProgress: (progress) => post({ type: 'progress', progress }) }, {
       onOutputs: (outputs) => post({ type: 'outputs', outputs }),
       onRequestFailed: (requestId, error) => post({ type: 'requestFailed', requestId, error: toWireError(error) }),
@@ -22,17 +21,6 @@ async function main(port: MessagePort, init: WorkerInit): Promise<void> {
   } catch (error) {
     post({ type: 'startFailed', error: toWireError(error) });
     port.close();
-  }
-}
-
-/** A module registers models when it is loaded, or in a function `register` that it exports. */
-async function importRegistrations(file: string): Promise<void> {
-  try {
-    const module = (await import(pathToFileURL(file).href)) as { register?: unknown; default?: { register?: unknown } };
-    const register = module.register ?? module.default?.register;
-    if (typeof register === 'function') await (register as () => unknown)();
-  } catch (error) {
-    throw new KvasirError('ERR_KVASIR_REGISTRY', `workerImports: expected modules that can be loaded, ${file} cannot: ${messageOf(error)}`, { cause: error });
   }
 }
 

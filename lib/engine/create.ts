@@ -1,12 +1,12 @@
 import type { EngineArgs } from '../config/options';
-import { resolveVllmConfig } from '../config/resolve';
 import type { VllmConfig } from '../config/vllm';
 import { loadTokenizerIfPresent, type Tokenizer } from '../tokenizer/tokenizer';
 import type { KvasirError } from '../utils/errors';
 import type { EngineCoreClient } from './core-client';
 import type { EngineParts } from './engine-base';
 import type { EngineCoreListener, ExecutorFactory, ExecutorHooks, LoadProgress } from './engine-core';
-import { detectedPlatform } from './default-executor';
+import { configOf } from './engine-config';
+import { serveAndExit } from './serve-rank';
 import { OutputProcessor } from './output-processor';
 
 export interface CreateOptions {
@@ -14,6 +14,11 @@ export interface CreateOptions {
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Gives up loading: create() rejects with signal.reason, and what is loaded is freed. */
   readonly signal?: AbortSignal;
+  /**
+   * Absolute paths of modules that threads and processes of the engine load first: they register a program's own models, when loaded or
+   * in an exported `register()`. AsyncLLM has a thread, and with tensorParallelSize every engine has processes.
+   */
+  readonly workerImports?: readonly string[];
 }
 
 /** Parts that tests put in place of the real ones; not part of the API. */
@@ -36,7 +41,8 @@ export async function createEngineParts(
 ): Promise<EngineParts> {
   const { onProgress, signal } = options;
   signal?.throwIfAborted();
-  const config = internals.config ?? (await resolveVllmConfig(args, args.device === 'cpu' ? undefined : detectedPlatform()));
+  const config = internals.config ?? (await configOf(args, options.workerImports));
+  if (config.parallel.tpRank > 0) return serveAndExit(config);
   const tokenizer = internals.tokenizer !== undefined ? internals.tokenizer : await loadTokenizerIfPresent(config.model.tokenizerPath);
   signal?.throwIfAborted();
   const outputs = new OutputProcessor(tokenizer);

@@ -1,11 +1,11 @@
 import type { ChatMessage } from '../chat/messages';
 import type { EngineArgs } from '../config/options';
 import type { SamplingParams } from '../sampling/params';
-import { describeValue } from '../utils/describe-value';
 import { KvasirError } from '../utils/errors';
 import { InprocCoreClient } from './core-client';
 import { createEngineParts, type CreateOptions, type EngineInternals } from './create';
 import { defaultExecutorFactory } from './default-executor';
+import { checkOptions } from './engine-config';
 import { EngineBase, type ChatOptions, type RequestOptions } from './engine-base';
 import type { ProcessedInput } from './input-processor';
 import type { PromptInput, RequestOutput } from './outputs';
@@ -23,13 +23,17 @@ export class LLM extends EngineBase {
   /**
    * Loads a model.
    * Errors: ERR_KVASIR_CONFIG, ERR_KVASIR_MODEL_NOT_FOUND, ERR_KVASIR_MODEL_CONFIG, ERR_KVASIR_UNSUPPORTED_MODEL,
-   * ERR_KVASIR_CHECKPOINT, ERR_KVASIR_WEIGHTS, ERR_KVASIR_TOKENIZER, ERR_KVASIR_OUT_OF_MEMORY.
+   * ERR_KVASIR_CHECKPOINT, ERR_KVASIR_WEIGHTS, ERR_KVASIR_TOKENIZER, ERR_KVASIR_OUT_OF_MEMORY, and with tensorParallelSize ERR_KVASIR_LAUNCH
+   * and ERR_KVASIR_RANK.
+   *
+   * In a process that a launcher (mpirun, srun, torchrun, a LeaderWorkerSet) made a rank other than 0, this serves the rank until rank 0
+   * closes its engine, and then ends the process: only rank 0 runs the rest of the program. See {@link serveRank}.
    * @param internals test doubles; not part of the API
    */
   static async create(options: LLMOptions, internals: EngineInternals = {}): Promise<LLM> {
-    const { onProgress, signal, ...args } = checkOptions(options);
+    const { onProgress, signal, workerImports, ...args } = checkOptions(options);
     const factory = internals.createExecutor ?? defaultExecutorFactory;
-    const parts = await createEngineParts(args, { onProgress, signal }, internals, (config, hooks, listener) =>
+    const parts = await createEngineParts(args, { onProgress, signal, workerImports }, internals, (config, hooks, listener) =>
       InprocCoreClient.create(config, factory, hooks, listener),
     );
     return new LLM(parts);
@@ -88,14 +92,6 @@ export class LLM extends EngineBase {
       throw error;
     }
   }
-}
-
-/** Splits nothing off what is no object: the table of options then says what is wrong with it. */
-export function checkOptions<T extends object>(options: T): T {
-  if (typeof options !== 'object' || options === null) {
-    throw new KvasirError('ERR_KVASIR_CONFIG', `expected an object of engine options, received ${describeValue(options)}`);
-  }
-  return options;
 }
 
 function paramsAt(params: SamplingParams | readonly SamplingParams[] | null | undefined, index: number, count: number): SamplingParams | null | undefined {

@@ -1,9 +1,11 @@
 import type { Platform } from '../config/resolve';
 import type { VllmConfig } from '../config/vllm';
 import type { Executor, ExecutorInfo, ModelRunnerOutput, SchedulerOutput } from '../core/types';
-import { resolveQuantization } from '../loader/model-loader';
-import { cudaInfo, Device } from '../tensor/device';
-import { ModelRunner } from './model-runner';
+import { cudaInfo } from '../tensor/device';
+import { MultiprocExecutor } from './multiproc-executor';
+import { readSecret } from './rank-identity';
+import { serveRank as serveWithSecret } from './rank-server';
+import { RankWorker } from './rank-worker';
 
 export interface ExecutorProgress {
   readonly onProgress?: (progress: { stage: string; loaded: number; total: number }) => void;
@@ -15,40 +17,39 @@ export function detectPlatform(): Platform {
   return { cudaDevices: deviceCount, cudaProblem: problem };
 }
 
-/** The executor for a configuration: one rank in this thread. */
+/** The executor for a configuration: one rank in this thread, or rank 0 of several. */
 export function createExecutor(vllmConfig: VllmConfig, hooks: ExecutorProgress = {}): Executor {
-  return new UniProcExecutor(vllmConfig, hooks);
+  const onWeights = (loaded: number, total: number): void => hooks.onProgress?.({ stage: 'weights', loaded, total });
+  return vllmConfig.parallel.launch ? new MultiprocExecutor(vllmConfig, vllmConfig.parallel.launch, onWeights) : new UniProcExecutor(vllmConfig, onWeights);
+}
+
+/** Serves a rank other than 0 that a launcher started; see rank-server.ts. */
+export async function serveRank(vllmConfig: VllmConfig): Promise<void> {
+  const launch = vllmConfig.parallel.launch!;
+  await serveWithSecret(vllmConfig, launch, await readSecret(launch));
 }
 
 /** One device, one model runner, in the calling thread (vllm UniProcExecutor). */
 class UniProcExecutor implements Executor {
-  private device: Device | null = null;
-  private runner: ModelRunner | null = null;
+  private worker: RankWorker | null = null;
 
   constructor(
     private readonly vllmConfig: VllmConfig,
-    private readonly hooks: ExecutorProgress,
+    private readonly onWeights: (loaded: number, total: number) => void,
   ) {}
 
   async initialize(): Promise<ExecutorInfo> {
-    const { device, numThreads } = this.vllmConfig.device;
-    this.device = Device.create(device, numThreads);
-    this.runner = new ModelRunner(await resolveQuantization(this.vllmConfig), this.device);
-    return this.runner.initialize((loaded, total) => this.hooks.onProgress?.({ stage: 'weights', loaded, total }));
+    this.worker = RankWorker.create(this.vllmConfig, null);
+    return this.worker.initialize(this.onWeights);
   }
 
   executeModel(step: SchedulerOutput): Promise<ModelRunnerOutput> {
-    return this.runner!.execute(step);
+    return this.worker!.execute(step);
   }
 
   async shutdown(): Promise<void> {
-    const { runner, device } = this;
-    this.runner = null;
-    this.device = null;
-    try {
-      runner?.dispose();
-    } finally {
-      await device?.close();
-    }
+    const { worker } = this;
+    this.worker = null;
+    await worker?.dispose();
   }
 }

@@ -22,12 +22,26 @@ export class KvCache {
   ) {}
 
   /**
-   * Sizes the pool, takes it from the device and gives each layer its part: the n-th layers of all groups have the same memory, in
-   * which every block belongs to one group at a time.
+   * Blocks for which there is memory now, or that options name.
+   * @throws KvasirError ERR_KVASIR_OUT_OF_MEMORY
    */
-  static allocate(vllmConfig: VllmConfig, device: Device, groups: readonly KvCacheGroup[] = singleGroup(vllmConfig)): KvCache {
+  static fittingBlocks(vllmConfig: VllmConfig, device: Device, groups: readonly KvCacheGroup[] = singleGroup(vllmConfig)): number {
+    const ranksHere = vllmConfig.parallel.launch?.localSize ?? 1;
+    const budget = device.type === 'cuda' ? cudaBudget(vllmConfig, device) : Math.floor(cpuBudget(os.freemem()) / ranksHere);
+    return blocksOf(vllmConfig, bytesPerBlock(vllmConfig, largest(groups).layers), budget, groups);
+  }
+
+  /**
+   * Takes the pool from the device and gives each layer its part: the n-th layers of all groups have the same memory, in which every
+   * block belongs to one group at a time.
+   */
+  static allocate(
+    vllmConfig: VllmConfig,
+    device: Device,
+    groups: readonly KvCacheGroup[] = singleGroup(vllmConfig),
+    numBlocks = KvCache.fittingBlocks(vllmConfig, device, groups),
+  ): KvCache {
     const blockBytes = bytesPerBlock(vllmConfig, largest(groups).layers);
-    const numBlocks = blocksOf(vllmConfig, blockBytes, device.type === 'cuda' ? cudaBudget(vllmConfig, device) : cpuBudget(os.freemem()), groups);
     const cache = new KvCache(groups.flatMap((group) => group.layers), numBlocks, numBlocks * blockBytes);
     try {
       largest(groups).layers.forEach((owner, place) => {

@@ -73,13 +73,18 @@ export class ModelRunner {
     this.graphs = useGraphs ? { logits: new CudaGraphRunner(device, sizes), tokens: new CudaGraphRunner(device, sizes) } : null;
   }
 
-  /** Loads the weights, plans the activations and takes all memory; resolves with the size of the KV pool. */
-  async initialize(onProgress: (loaded: number, total: number) => void): Promise<ExecutorInfo> {
-    const { scheduler, model, cache, device } = this.vllmConfig;
+  /**
+   * Loads the weights, plans the activations and takes all memory; resolves with the size of the KV pool.
+   * @param agree from the blocks that fit here, how many there shall be: the same on all ranks
+   */
+  async initialize(onProgress: (loaded: number, total: number) => void, agree: (numBlocks: number) => Promise<number> = async (n) => n): Promise<ExecutorInfo> {
+    const { scheduler, model, cache, device, parallel } = this.vllmConfig;
     const planFolder = device.cacheDir === null ? null : path.join(device.cacheDir, 'gemm');
-    if (this.device.type === 'cuda') this.device.configureGemm({ batchInvariant: device.batchInvariant, planFolder });
+    // Timing kernels waits for the device. Where ranks share one, that is for ranks which wait for this one.
+    const tune = parallel.tensorParallelSize === 1 || parallel.launch !== undefined;
+    if (this.device.type === 'cuda') this.device.configureGemm({ batchInvariant: device.batchInvariant, planFolder, tune });
     const budget = MemoryBudget.of(this.vllmConfig, this.device);
-    await budget.take('weights', weightBytes(this.model), () => loadModel(this.model, this.vllmConfig, this.device, { onProgress }));
+    const { bytesRead } = await budget.take('weights', weightBytes(this.model), () => loadModel(this.model, this.vllmConfig, this.device, { onProgress }));
     const maxBlocksPerSeq = Math.ceil(model.maxModelLen / cache.blockSize);
     const numGroups = this.groups.length;
     budget.take('inputs', 4 * numGroups * scheduler.maxNumSeqs * maxBlocksPerSeq, () => {
@@ -88,7 +93,9 @@ export class ModelRunner {
       this.sampler = new Sampler(this.device, scheduler.maxNumSeqs, model.vocabSize, this.inputs.tables);
     });
     this.plan(budget);
-    this.kvCache = budget.take('kvCache', requestedBytes(this.vllmConfig, this.groups), () => KvCache.allocate(this.vllmConfig, this.device, this.groups));
+    const numBlocks = await agree(KvCache.fittingBlocks(this.vllmConfig, this.device, this.groups));
+    const kvBytes = requestedBytes(this.vllmConfig, this.groups);
+    this.kvCache = budget.take('kvCache', kvBytes, () => KvCache.allocate(this.vllmConfig, this.device, this.groups, numBlocks));
     return {
       numBlocks: this.kvCache.numBlocks,
       kvCacheGroups: this.groups.map(({ slidingWindow, numLayers }) => ({ slidingWindow, numLayers })),
@@ -97,6 +104,7 @@ export class ModelRunner {
         kvCache: this.kvCache.bytes,
         activations: this.forwardSpace.bytes + this.logitsSpace.bytes,
       },
+      checkpointBytesRead: bytesRead,
     };
   }
 

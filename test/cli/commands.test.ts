@@ -33,7 +33,7 @@ describe('kvasir generate', () => {
     expect(io.err()).toBe('');
     expect(code).toBe(0);
     expect(io.out()).toBe('once upon\n');
-    expect(calls.created).toEqual([{ model: 'm', maxNumSeqs: 2 }]);
+    expect(calls.created).toEqual([{ model: 'm', maxNumSeqs: 2, workerImports: [] }]);
     expect(calls.params).toEqual([{ temperature: 0.8, maxTokens: 4, outputKind: 'delta' }]);
     expect(calls.closed).toBe(1);
   });

@@ -21,7 +21,7 @@ describe('the table of options', () => {
 
   it('has null as default only where the value is derived', () => {
     const derived = ENGINE_OPTIONS.filter((option) => option.default === null).map((option) => option.name);
-    expect(derived.sort()).toEqual(['cacheDir', 'kvCacheBytes', 'maxModelLen', 'model', 'numKvBlocks', 'numThreads', 'tokenizer']);
+    expect(derived.sort()).toEqual(['cacheDir', 'kvCacheBytes', 'maxModelLen', 'model', 'numKvBlocks', 'numThreads', 'tensorParallelSecretFile', 'tokenizer']);
   });
 });
 
@@ -31,7 +31,7 @@ describe('validateEngineArgs', () => {
       model: 'm', tokenizer: null, dtype: 'auto', device: 'auto', maxModelLen: null, maxNumSeqs: 256, maxNumBatchedTokens: 2048,
       blockSize: 16, numKvBlocks: null, kvCacheDtype: 'auto', kvCacheBytes: null, gpuMemoryUtilization: 0.9, asyncScheduling: false, enablePrefixCaching: true, hybridKvCacheManager: true, enableChunkedPrefill: true,
       schedulingPolicy: 'fcfs', tensorParallelSize: 1, numThreads: null, loadFormat: 'auto', seed: 0, maxLogprobs: 20, enforceEager: false,
-      batchInvariant: false, cacheDir: null, quantization: 'auto',
+      batchInvariant: false, cacheDir: null, quantization: 'auto', tensorParallelSecretFile: null, tensorParallelTimeout: 300,
     };
     expect(validateEngineArgs({ model: 'm' })).toEqual(expected);
     const nulls = Object.fromEntries(ENGINE_OPTIONS.map((option, i) => [option.name, i % 2 === 0 ? null : undefined]));

@@ -32,7 +32,8 @@ export const GOLDEN_MODELS = [
 /** Models of test/fixtures/models, which every clone has (scripts/make-golden.py). */
 export const FIXTURE_MODELS = ['bloom-tiny', 'bloom-normed-residual', 'gpt-neox-sequential', 'gpt2-inverse-scale', 'opt-post-norm'] as const;
 
-function modelDir(name: string): string {
+/** Where a model of these lists is. */
+export function modelDir(name: string): string {
   const isFixture = (FIXTURE_MODELS as readonly string[]).includes(name);
   return isFixture ? path.join(__dirname, '../fixtures/models', name) : sharedPath('models', name);
 }

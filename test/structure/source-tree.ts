@@ -26,7 +26,7 @@ export const LAYER_RULES: Readonly<Record<string, readonly string[]>> = {
   worker: ['loader', 'models', 'attention', 'sampling', 'tensor', 'ops', 'distributed', 'nn', 'config', 'core/types'],
   tokenizer: [],
   chat: [],
-  engine: ['core', 'worker/executor', 'tokenizer', 'chat', 'sampling/params', 'config'],
+  engine: ['core', 'worker/executor', 'distributed/launch-environment', 'tokenizer', 'chat', 'sampling/params', 'config'],
   // index.ts is loaded when a command runs; the table of options and what `doctor` shows must be there without loading a model's worth of code.
   cli: ['index', 'config/options', 'config/cpu-count', 'binding'],
   index: ['*'],
@@ -37,7 +37,7 @@ export const NATIVE_RULES: Readonly<Record<string, readonly string[]>> = {
   core: ['core'],
   cpu: ['cpu', 'core'],
   cuda: ['cuda', 'core'],
-  comm: ['comm', 'core'],
+  comm: ['comm', 'cpu', 'core'],
   ops: ['ops', 'cpu', 'cuda', 'comm', 'core'],
   // Programs that time kernels; not part of the addon, and not published.
   bench: ['bench', 'ops', 'cpu', 'cuda', 'core'],

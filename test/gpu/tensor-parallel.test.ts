@@ -1,0 +1,25 @@
+import { describeGpu } from '../fixtures/gpu';
+import { hasShared } from '../fixtures/shared';
+import { bfloat16Ranks, changedFixture, FIXTURES, goldenRanks, MODELS, OTHER_HEADS, sameAsOneRank } from '../integration/tensor-parallel-suite';
+
+/** Matrices of other widths are multiplied by other kernels, which add in another order. */
+const OPTIONS = { device: 'cuda', tolerance: 1e-3 } as const;
+
+const describeModels = hasShared ? describeGpu : describe.skip;
+
+describeModels('on CUDA, ranks on one device compute what one rank does', () => {
+  it.each(MODELS)('%s over %j', (name, sizes) => goldenRanks(name, sizes, OPTIONS));
+
+  it.each(['kvasir-tales-5m', 'babyllama-tok105', 'babyllama-tok105-fp8', 'babyllama-tok105-awq-int4-g32', 'babyllama-tok105-gptq-int4-g32'])(
+    '%s in bfloat16',
+    (name) => bfloat16Ranks(name, 2, 'cuda'),
+  );
+});
+
+describeGpu('on CUDA, ranks on one device compute what one rank does (fixtures)', () => {
+  it.each(FIXTURES)('%s over %j', (name, sizes) => goldenRanks(name, sizes, OPTIONS));
+
+  it.each(OTHER_HEADS)('%s with %s %d over %j', (name, field, heads, sizes) =>
+    changedFixture(name, { [field]: heads }, (dir) => sameAsOneRank(dir, sizes, 64, OPTIONS)),
+  );
+});
