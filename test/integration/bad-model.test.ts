@@ -64,7 +64,7 @@ const DAMAGES: readonly Damage[] = [
 
 const OPTIONS: readonly (readonly [options: Partial<EngineArgs> & Record<string, unknown>, code: ErrorCode, message: RegExp])[] = [
   [{ device: 'cuda' }, 'ERR_KVASIR_UNSUPPORTED', /cuda/],
-  [{ tensorParallelSize: 2 }, 'ERR_KVASIR_UNSUPPORTED', /tensorParallelSize/],
+  [{ tensorParallelSize: 3 }, 'ERR_KVASIR_CONFIG', /tensorParallelSize.*4 attention heads/],
   [{ model: path.join(TALES.path, 'nowhere') }, 'ERR_KVASIR_MODEL_NOT_FOUND', /nowhere/],
   [{ model: '' }, 'ERR_KVASIR_CONFIG', /model/],
   [{ maxNumSeqs: 0 }, 'ERR_KVASIR_CONFIG', /maxNumSeqs/],
