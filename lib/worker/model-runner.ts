@@ -80,9 +80,10 @@ export class ModelRunner {
   async initialize(onProgress: (loaded: number, total: number) => void, agree: (numBlocks: number) => Promise<number> = async (n) => n): Promise<ExecutorInfo> {
     const { scheduler, model, cache, device, parallel } = this.vllmConfig;
     const planFolder = device.cacheDir === null ? null : path.join(device.cacheDir, 'gemm');
-    // Timing kernels waits for the device. Where ranks share one, that is for ranks which wait for this one.
-    const tune = parallel.tensorParallelSize === 1 || parallel.launch !== undefined;
-    if (this.device.type === 'cuda') this.device.configureGemm({ batchInvariant: device.batchInvariant, planFolder, tune });
+    // Where ranks share a device, whatever waits for it waits for ranks that wait for this one; and cuBLASLt does when it times its
+    // kernels and when it loads one.
+    const alone = parallel.tensorParallelSize === 1 || parallel.launch !== undefined;
+    if (this.device.type === 'cuda') this.device.configureGemm({ batchInvariant: device.batchInvariant, planFolder, useCublasLt: alone });
     const budget = MemoryBudget.of(this.vllmConfig, this.device);
     const { bytesRead } = await budget.take('weights', weightBytes(this.model), () => loadModel(this.model, this.vllmConfig, this.device, { onProgress }));
     const maxBlocksPerSeq = Math.ceil(model.maxModelLen / cache.blockSize);

@@ -49,8 +49,21 @@ GraphInfo describeGraph(cudaGraph_t graph) {
   return info;
 }
 
+// Calls that a capture on another stream of this thread (a rank that shares the thread) would forbid, although they have no part in it.
+class BesideCaptures {
+ public:
+  BesideCaptures() { KVASIR_CUDA(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+  ~BesideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  BesideCaptures(const BesideCaptures&) = delete;
+  BesideCaptures& operator=(const BesideCaptures&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 // Makes a graph ready to launch; its first launch then costs what the later ones do.
 cudaGraphExec_t instantiate(cudaGraph_t graph, cudaStream_t stream) {
+  const BesideCaptures beside;
   cudaGraphExec_t executable = nullptr;
   KVASIR_CUDA(cudaGraphInstantiate(&executable, graph, 0));
   const cudaError_t error = cudaGraphUpload(executable, stream);
