@@ -29,19 +29,25 @@ export interface Ended {
 export class RankedProgram {
   readonly ended: Promise<Ended>;
   private readonly mark = randomUUID();
+  private readonly text = { stdout: '', stderr: '' };
   private readonly pid: number;
 
   constructor([command, args]: readonly [string, readonly string[]], env: Readonly<Record<string, string>> = {}) {
     const started = Date.now();
     const child = spawn(command, args, { env: { ...process.env, ...env, RANKED_PROGRAM: this.mark }, stdio: ['ignore', 'pipe', 'pipe'] });
     this.pid = child.pid ?? 0;
-    const text = { stdout: '', stderr: '' };
+    const { text } = this;
     child.stdout.on('data', (chunk: Buffer) => void (text.stdout += chunk.toString()));
     child.stderr.on('data', (chunk: Buffer) => void (text.stderr += chunk.toString()));
     this.ended = new Promise((resolve, reject) => {
       child.on('error', reject);
       child.on('close', (code, signal) => resolve({ code, signal, ...text, seconds: (Date.now() - started) / 1000 }));
     });
+  }
+
+  /** What it has printed so far. */
+  get stdout(): string {
+    return this.text.stdout;
   }
 
   /** Processes of the program that are alive, with their states (T: stopped). */
