@@ -1,78 +1,13 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-import { describeShared, sharedPath } from '../fixtures/shared';
-import { hasGloo, hasMpirun, program, rankCommand, RankedProgram, type Ended } from './ranks';
-
-type How = 'kill' | 'stop' | 'exit' | 'abort';
-interface Fault {
-  readonly rank: number;
-  readonly phase: 'start' | 'prefill' | 'decode';
-  readonly how: How;
-}
-
-const HOWS: readonly How[] = ['kill', 'stop', 'exit', 'abort'];
-const faults = (phases: readonly Fault['phase'][]): Fault[] => phases.flatMap((phase) => HOWS.flatMap((how) => [0, 1].map((rank) => ({ rank, phase, how }))));
-
-/** Silence is noticed within 5 s; the rest is starting node and loading. */
-const DEADLINE_MS = 25_000;
-
-const options = { model: sharedPath('models/stories260K'), device: 'cpu', dtype: 'float32', numThreads: 1, tensorParallelSize: 2, numKvBlocks: 64 };
-
-function start(launcher: 'kvasir' | 'mpirun', fault: Fault): RankedProgram {
-  return new RankedProgram(rankCommand(launcher, 2, [program('rank-fault.js'), JSON.stringify(options)]), { FAULT: JSON.stringify(fault) });
-}
-
-/** Waits until a process of the program is stopped, and then until all others have ended by themselves. */
-async function othersEnded(run: RankedProgram, ended: () => boolean): Promise<void> {
-  let wasStopped = false;
-  for (const deadline = Date.now() + DEADLINE_MS; Date.now() < deadline && !ended(); await sleep(50)) {
-    const ranks = run.processes().filter(({ isNode }) => isNode);
-    wasStopped ||= ranks.some(({ state }) => state === 'T');
-    if (wasStopped && ranks.every(({ state }) => state === 'T')) return;
-  }
-}
-
-/** Runs a program to its end. A stopped rank 0 cannot end, so that it is continued when the others have. */
-async function endOf(launcher: 'kvasir' | 'mpirun', fault: Fault): Promise<Ended & { readonly left: number }> {
-  const run = start(launcher, fault);
-  let isOver = false;
-  void run.ended.finally(() => (isOver = true));
-  const timer = setTimeout(() => run.cleanUp(), DEADLINE_MS);
-  try {
-    if (fault.how === 'stop' && fault.rank === 0) {
-      await othersEnded(run, () => isOver);
-      expect(isOver || run.processes().filter(({ isNode }) => isNode).length <= 1).toBe(true);
-      for (const { pid, state } of run.processes()) if (state === 'T') process.kill(pid, 'SIGCONT');
-    }
-    const end = await run.ended;
-    await sleep(100);
-    return { ...end, left: run.processes().length };
-  } finally {
-    clearTimeout(timer);
-    run.cleanUp();
-  }
-}
-
-function check(fault: Fault, end: Ended & { readonly left: number }): void {
-  const what = `${JSON.stringify(fault)}: ${JSON.stringify(end)}`;
-  expect(end.code === 0 ? what : 'not 0').toBe('not 0');
-  expect(end.left > 0 ? what : 'nothing left').toBe('nothing left');
-  expect(end.seconds > DEADLINE_MS / 1000 ? what : 'in time').toBe('in time');
-  // Rank 0 is gone when it failed itself, unless it was stopped; else it has told every request.
-  if (fault.rank === 0 && fault.how !== 'stop') return;
-  const line = end.stdout.split('\n').find((text) => text.startsWith('{'));
-  const report = line === undefined ? null : (JSON.parse(line) as Record<string, unknown>);
-  if (report === null) return expect(what).toContain('mpirun'); // which ends every rank as soon as it sees one fail
-  if (fault.phase === 'start') return expect(report).toEqual({ create: expect.stringMatching(/^ERR_KVASIR_(RANK|LAUNCH)$/) as unknown });
-  const dead = 'ERR_KVASIR_ENGINE_DEAD';
-  expect(report).toEqual({ requests: [dead, dead, dead, dead], later: dead, close: 'done' });
-}
+import { describeShared } from '../fixtures/shared';
+import { faults, rankFault } from './rank-faults-suite';
+import { hasGloo, hasMpirun } from './ranks';
 
 const describeRanks = hasGloo ? describeShared : describe.skip;
 
 describeRanks('a rank that ends, of two that rank 0 started', () => {
-  it.each(faults(['start', 'prefill', 'decode']))('rank $rank, at $phase: $how', async (fault) => check(fault, await endOf('kvasir', fault)), 60_000);
+  it.each(faults(['start', 'prefill', 'decode']))('rank $rank, at $phase: $how', (fault) => rankFault('kvasir', 'cpu', fault), 60_000);
 });
 
 (hasMpirun ? describeRanks : describe.skip)('a rank that ends, of two under mpirun', () => {
-  it.each(faults(['prefill', 'decode']))('rank $rank, at $phase: $how', async (fault) => check(fault, await endOf('mpirun', fault)), 60_000);
+  it.each(faults(['prefill', 'decode']))('rank $rank, at $phase: $how', (fault) => rankFault('mpirun', 'cpu', fault), 60_000);
 });

@@ -11,8 +11,11 @@ export const hasMpirun = spawnSync('mpirun', ['--version'], { encoding: 'utf8' }
 /** Whether this build has Gloo, without which ranks on the CPU cannot talk. */
 export const hasGloo = fs.existsSync(path.join(__dirname, '../../build/Release/kvasir-gloo.so'));
 
+/** Who starts the ranks: rank 0 itself, or mpirun. */
+export type Launcher = 'kvasir' | 'mpirun';
+
 /** The command that runs node once per rank: by itself, rank 0 starting the others, or under mpirun. */
-export function rankCommand(launcher: 'kvasir' | 'mpirun', size: number, args: readonly string[]): readonly [string, readonly string[]] {
+export function rankCommand(launcher: Launcher, size: number, args: readonly string[]): readonly [string, readonly string[]] {
   if (launcher === 'kvasir') return [process.execPath, args];
   return ['mpirun', ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', '-np', String(size), process.execPath, ...args]];
 }
