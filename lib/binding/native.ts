@@ -91,6 +91,8 @@ export interface NativeOps {
   samplingMask(logits: Row, logitRow: number, ids: Row, keep: boolean): void;
   samplingLogprobs(outLogprob: Row, outRank: Row, topIds: OptionalRow, topLogprobs: OptionalRow, logits: Row, targets: Row): void;
   sample(outIds: Row, logits: Row, params: Row, seeds: Row, positions: Row, rows: Row, counts: OptionalRow): void;
+  samplingTop(out: Row, logits: Row, firstId: number, numValid: number): void;
+  sampleTop(outIds: Row, candidates: Row, params: Row, seeds: Row, positions: Row, rows: Row): void;
   // comm
   allReduce(communicator: number, x: Row): void;
   allGather(communicator: number, out: Row, x: Row): void;

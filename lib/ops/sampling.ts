@@ -94,3 +94,30 @@ export function sample(
 ): void {
   call('sample', outIds, logits, params, seeds, positions, rows, counts);
 }
+
+/** Most pairs in a row of candidates for {@link sampleTop}. */
+export const MAX_CANDIDATES = 2048;
+
+/**
+ * The k largest of each row of a rank's part of the logits, a larger one first, the lower id first among equals (vllm LogitsProcessor
+ * get_top_tokens).
+ * @param logits float32 [numRows, n]; only the first `numValid` columns count
+ * @param k 1 to 512
+ * @param firstId token id of the first column
+ * @returns int32 [numRows, 2 * k]: pairs of a value's float32 bits and its token id; -infinity and -1 where there is no further token, NaN
+ *   and -1 in the first place alone for a row with NaN
+ */
+export function samplingTop(logits: Tensor, k: number, firstId: number, numValid: number): Tensor {
+  const out = output([logits.size(0), 2 * k], 'int32');
+  call('samplingTop', out, logits, firstId, numValid);
+  return out;
+}
+
+/**
+ * As {@link sample}, from candidates of each row: the same token, if they have all that temperature and top-k leave. Nothing is counted.
+ * @param outIds int32 [numRows]
+ * @param candidates int32 [numRows, 2 * n], up to {@link MAX_CANDIDATES} pairs as of {@link samplingTop}, in any order
+ */
+export function sampleTop(outIds: Tensor, candidates: Tensor, params: Tensor, seeds: Tensor, positions: Tensor, rows: Tensor): void {
+  call('sampleTop', outIds, candidates, params, seeds, positions, rows);
+}

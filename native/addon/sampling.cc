@@ -12,6 +12,8 @@ void registerSampling(Napi::Env env, Napi::Object exports) {
   op<ops::samplingMask>(env, exports, "samplingMask");
   op<ops::samplingLogprobs>(env, exports, "samplingLogprobs");
   op<ops::sample>(env, exports, "sample");
+  op<ops::samplingTop>(env, exports, "samplingTop");
+  op<ops::sampleTop>(env, exports, "sampleTop");
 }
 
 }  // namespace kvasir::addon

@@ -4,7 +4,7 @@
 //   F="-std=c++20 -O3 -fno-math-errno -fno-trapping-math -I. -DKVASIR_X86" A="-mavx2 -mfma -mf16c" O=/tmp/sampling_cuda_bench
 //   B="$A -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512"; mkdir -p $O
 //   g++ $F $A -c cpu/sampling_loops_avx2.cc -o $O/avx2.o; g++ $F $B -c cpu/sampling_loops_avx512.cc -o $O/avx512.o
-//   for f in cpu/{sampling,sampling_draw,sampling_logprobs,sampling_loops,sampling_select,isa,parallel} core/error; do
+//   for f in cpu/{sampling,sampling_draw,sampling_logprobs,sampling_loops,sampling_select,sampling_top,isa,parallel} core/error; do
 //     g++ $F -c $f.cc -o $O/$(basename $f).o; done
 //   N="-std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -I."
 //   nvcc $N bench/sampling_cuda_bench.cu cuda/{sampling*,stream,loader,staging}.cu cuda/gemm/*.{cu,cc} $O/*.o -o $O/bench -ldl -lpthread && $O/bench

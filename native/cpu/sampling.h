@@ -14,5 +14,8 @@ void samplingLogprobs(Pool& pool, const Tensor& outLogprob, const Tensor& outRan
                       const Tensor& logits, const Tensor& targets);
 void sample(Pool& pool, const Tensor& outIds, const Tensor& logits, const Tensor& params, const Tensor& seeds, const Tensor& positions,
             const Tensor& rows, const MaybeTensor& counts);
+void samplingTop(Pool& pool, const Tensor& out, const Tensor& logits, int64_t firstId, int64_t numValid);
+void sampleTop(Pool& pool, const Tensor& outIds, const Tensor& candidates, const Tensor& params, const Tensor& seeds, const Tensor& positions,
+               const Tensor& rows);
 
 }  // namespace kvasir::cpu

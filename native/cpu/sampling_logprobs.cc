@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -16,9 +15,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 void writeTop(const SamplingLoops& loops, const float* x, int64_t n, double logSumExp, Candidate* scratch, int32_t* ids, float* logprobs,
               int64_t k) {
   const RowView row{x, n, 0.0f, 1.0f, kMinusInfinity};
-  const int64_t count = selectTopK(loops, row, k, scratch);
-  std::partial_sort(scratch, scratch + std::min(k, count), scratch + count,
-                    [](const Candidate& a, const Candidate& b) { return a.value > b.value || (a.value == b.value && a.id < b.id); });
+  const int64_t count = sortTopK(loops, row, k, scratch);
   for (int64_t i = 0; i < k; ++i) {
     ids[i] = i < count ? scratch[i].id : -1;
     logprobs[i] = i < count ? static_cast<float>(static_cast<double>(scratch[i].value) - logSumExp) : kNan;

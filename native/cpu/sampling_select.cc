@@ -41,6 +41,13 @@ int64_t selectTopK(const SamplingLoops& loops, const RowView& row, int64_t k, Ca
   return keepLargest(out, count, k);
 }
 
+int64_t sortTopK(const SamplingLoops& loops, const RowView& row, int64_t k, Candidate* out) {
+  const int64_t all = selectTopK(loops, row, k, out), count = std::min(k, all);
+  std::partial_sort(out, out + count, out + all,
+                    [](const Candidate& a, const Candidate& b) { return a.value > b.value || (a.value == b.value && a.id < b.id); });
+  return count;
+}
+
 int64_t selectTopP(Candidate* candidates, int64_t count, double mass) {
   Candidate *low = candidates, *high = candidates + count;
   double before = 0;  // weight of everything in front of low; all of it is kept and larger than what follows

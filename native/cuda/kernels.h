@@ -82,5 +82,8 @@ void samplingLogprobs(CudaStream& stream, const Tensor& outLogprob, const Tensor
                       const MaybeTensor& topLogprobs, const Tensor& logits, const Tensor& targets);
 void sample(CudaStream& stream, const Tensor& outIds, const Tensor& logits, const Tensor& params, const Tensor& seeds, const Tensor& positions,
             const Tensor& rows, const MaybeTensor& counts);
+void samplingTop(CudaStream& stream, const Tensor& out, const Tensor& logits, int64_t firstId, int64_t numValid);
+void sampleTop(CudaStream& stream, const Tensor& outIds, const Tensor& candidates, const Tensor& params, const Tensor& seeds, const Tensor& positions,
+               const Tensor& rows);
 
 }  // namespace kvasir::cuda

@@ -107,4 +107,18 @@ __device__ __noinline__ uint32_t draw(const Row row, uint32_t lastKey, DrawKey k
   return rankId(blockReduce(rankWord(best, bestId), Least()));
 }
 
+// The same over the tokens of pairs [row.n] of a value and a token id, whose values row has. For few of them.
+__device__ __forceinline__ uint32_t drawPair(const Row& row, const int32_t* pairs, uint32_t lastKey, DrawKey key) {
+  const float lowest = -__uint_as_float(lastKey);
+  Word best = kNoRank;
+  for (uint32_t i = threadIdx.x; i < row.n; i += kThreads) {
+    const float value = row.value(row.x[i]);
+    if (!(value >= lowest) || !(value > -INFINITY)) continue;  // lowest may be -infinity
+    const uint32_t id = static_cast<uint32_t>(pairs[2 * i + 1]);
+    const float score = scoreOf(value, wordOf(philox(id / 64 * 16 + id % 16, key), id / 16 % 4));
+    if (score > kScoreFloor) best = min(best, rankWord(score, id));
+  }
+  return rankId(blockReduce(best, Least()));
+}
+
 }  // namespace kvasir::cuda::sampling

@@ -9,6 +9,8 @@ namespace kvasir::ops {
 namespace {
 
 constexpr int64_t kParamsPerRow = 8;
+// What the CUDA kernels have shared memory for.
+constexpr int64_t kMostTop = 512, kMostCandidates = 2048;
 
 void checkCounts(Shapes& s, const Tensor& counts) {
   s.bind("counts", counts, {"maxNumSeqs", "vocabSize"}).dtype("counts", counts, DType::Int32).denseRows("counts", counts);
@@ -26,6 +28,21 @@ void checkIndexRow(Shapes& s, const char* name, const Tensor& t, const char* siz
 void checkParams(Shapes& s, const Tensor& params) {
   s.bind("params", params, {"maxNumSeqs", "paramsPerRow"}).dtype("params", params, DType::Float32).denseRows("params", params);
   s.require(params.dims[1] == kParamsPerRow, "params must have 8 values per row");
+}
+
+// What drawing reads of its rows' requests.
+void checkRequests(Shapes& s, const Tensor& outIds, const Tensor& params, const Tensor& seeds, const Tensor& positions, const Tensor& rows) {
+  checkParams(s, params);
+  checkIndexRow(s, "outIds", outIds, "numRows");
+  checkIndexRow(s, "positions", positions, "numRows");
+  checkIndexRow(s, "rows", rows, "numRows");
+  s.bind("seeds", seeds, {"maxNumSeqs", "seedHalves"}).dtype("seeds", seeds, DType::Int32).denseRows("seeds", seeds);
+  s.require(seeds.dims[1] == 2, "seeds must have 2 values per row");
+}
+
+// Pairs of a value and a token id, [numRows, 2 n].
+void checkPairs(Shapes& s, const char* name, const Tensor& pairs) {
+  s.bind(name, pairs, {"numRows", "pairWidth"}).dtype(name, pairs, DType::Int32).denseRows(name, pairs);
 }
 
 void checkRow(const char* op, const char* name, int64_t row, int64_t rows) {
@@ -98,14 +115,29 @@ void sample(Stream& stream, const Tensor& outIds, const Tensor& logits, const Te
             const Tensor& rows, const MaybeTensor& counts) {
   Shapes s("sample");
   checkLogits(s, logits);
-  checkParams(s, params);
-  checkIndexRow(s, "outIds", outIds, "numRows");
-  checkIndexRow(s, "positions", positions, "numRows");
-  checkIndexRow(s, "rows", rows, "numRows");
-  s.bind("seeds", seeds, {"maxNumSeqs", "seedHalves"}).dtype("seeds", seeds, DType::Int32).denseRows("seeds", seeds);
-  s.require(seeds.dims[1] == 2, "seeds must have 2 values per row");
+  checkRequests(s, outIds, params, seeds, positions, rows);
   if (counts) checkCounts(s, *counts);
   KVASIR_LAUNCH(stream, sample, outIds, logits, params, seeds, positions, rows, counts);
+}
+
+void samplingTop(Stream& stream, const Tensor& out, const Tensor& logits, int64_t firstId, int64_t numValid) {
+  Shapes s("samplingTop");
+  checkLogits(s, logits);
+  checkPairs(s, "out", out);
+  s.require(out.dims[1] >= 2 && out.dims[1] <= 2 * kMostTop && out.dims[1] % 2 == 0, "out must have 1 to 512 pairs per row");
+  s.require(numValid >= 0 && numValid <= logits.dims[1], "numValid must be from 0 to vocabSize");
+  s.require(firstId >= 0 && firstId <= INT32_MAX - logits.dims[1], "firstId and the ids behind it must be from 0 to 2^31 - 1");
+  KVASIR_LAUNCH(stream, samplingTop, out, logits, firstId, numValid);
+}
+
+void sampleTop(Stream& stream, const Tensor& outIds, const Tensor& candidates, const Tensor& params, const Tensor& seeds, const Tensor& positions,
+               const Tensor& rows) {
+  Shapes s("sampleTop");
+  checkPairs(s, "candidates", candidates);
+  s.require(candidates.dims[1] >= 2 && candidates.dims[1] <= 2 * kMostCandidates && candidates.dims[1] % 2 == 0,
+            "candidates must have 1 to 2048 pairs per row");
+  checkRequests(s, outIds, params, seeds, positions, rows);
+  KVASIR_LAUNCH(stream, sampleTop, outIds, candidates, params, seeds, positions, rows);
 }
 
 }  // namespace kvasir::ops

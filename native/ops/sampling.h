@@ -45,4 +45,16 @@ void samplingLogprobs(Stream& stream, const Tensor& outLogprob, const Tensor& ou
 void sample(Stream& stream, const Tensor& outIds, const Tensor& logits, const Tensor& params, const Tensor& seeds, const Tensor& positions,
             const Tensor& rows, const MaybeTensor& counts);
 
+// For ranks that each have a part of the vocabulary: the k largest of each row of logits float32 [numRows, n], a larger one first, the lower
+// id first among equals. out int32 [numRows, 2 k], 1 <= k <= 512: k pairs of a value's bits and its token id, which is firstId + column.
+// Only the first numValid columns count. Where there is no further token above -infinity, -infinity and id -1; a row with NaN has one
+// token, NaN with id -1.
+void samplingTop(Stream& stream, const Tensor& out, const Tensor& logits, int64_t firstId, int64_t numValid);
+
+// As sample, from some tokens of each row: candidates int32 [numRows, 2 n], n <= 2048 pairs as samplingTop writes them, in any order, an id
+// at most once. The token is that of the whole row if the candidates have all tokens that temperature and topK leave: the largest for
+// greedy rows, else the topK largest and those that equal the last of them.
+void sampleTop(Stream& stream, const Tensor& outIds, const Tensor& candidates, const Tensor& params, const Tensor& seeds, const Tensor& positions,
+               const Tensor& rows);
+
 }  // namespace kvasir::ops

@@ -122,3 +122,31 @@ export function penaltyReference(logits: Float64Array, prompt: readonly number[]
     return x - p.frequency * occurrences - (occurrences > 0 ? p.presence : 0);
   });
 }
+
+/** A value and its token id. */
+export type Pair = readonly [value: number, id: number];
+
+/** Shapes of {@link topReference}: [rows, columns, k, id of the first column, columns that count]. */
+export const TOP_CASES: readonly (readonly [numRows: number, n: number, k: number, firstId: number, numValid: number])[] = [
+  [1, 1, 1, 0, 1],
+  [3, 5, 1, 10, 5],
+  [4, 4097, 1, 8194, 4097],
+  [2, 9001, 1, 0, 8999],
+  [2, 33, 64, 99, 33],
+  [3, 64, 64, 128, 9],
+  [2, 64, 3, 192, 0],
+  [2, 64, 1, 192, 0],
+  [3, 4096, 64, 4096, 4096],
+  [3, 4101, 64, 12303, 4100],
+  [2, 32064, 64, 96192, 32064],
+  [2, 9001, 512, 0, 9001],
+];
+
+/** The k largest of the columns that count, a larger one first, the lower id first among equals, by sorting. */
+export function topReference(row: Float64Array, k: number, firstId: number, numValid: number): Pair[] {
+  const valid = Array.from(row.subarray(0, numValid));
+  const none: Pair = [-Infinity, -1];
+  const pairs = valid.some(Number.isNaN) ? [[NaN, -1] as const] : valid.map((value, i): Pair => (value === -Infinity ? none : [value, firstId + i]));
+  pairs.sort((a, b) => (a[0] === b[0] ? a[1] - b[1] : b[0] - a[0]));
+  return Array.from({ length: k }, (_, i) => pairs[i] ?? none);
+}
