@@ -147,6 +147,10 @@ export class GPTNeoXForCausalLM extends CausalLM {
     return this.logitsProcessor.forward(this.embedOut, hiddenStates);
   }
 
+  computeTopTokens(hiddenStates: Tensor, k: number): Tensor {
+    return this.logitsProcessor.topTokens(this.embedOut, hiddenStates, k);
+  }
+
   override loadWeights(weights: Iterable<LoadedWeight>): Set<string> {
     return super.loadWeights(deinterleaveQkv(weights, this.vllmConfig.model.numAttentionHeads));
   }

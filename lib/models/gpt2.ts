@@ -144,6 +144,10 @@ export class GPT2LMHeadModel extends CausalLM {
     return this.logitsProcessor.forward(this.lmHead, hiddenStates);
   }
 
+  computeTopTokens(hiddenStates: Tensor, k: number): Tensor {
+    return this.logitsProcessor.topTokens(this.lmHead, hiddenStates, k);
+  }
+
   override loadWeights(weights: Iterable<LoadedWeight>): Set<string> {
     return super.loadWeights(conv1dTransposed(weights));
   }

@@ -35,6 +35,12 @@ export interface TextGenerationModel extends Module {
   getInputEmbeddings?(inputIds: Tensor): Tensor;
   /** Hidden states of the rows that are wanted [numRows, hiddenSize] -> float32 [numRows, vocabSize]. A model with a Sampler has none. */
   computeLogits?(hiddenStates: Tensor): Tensor;
+  /**
+   * Of several ranks, the k largest logits of each instead of all: what steps need whose requests are greedy or have a small top-k. Used
+   * when it belongs to the class that says how logits are computed, or to one derived from it.
+   * @returns what LogitsProcessor.topTokens does
+   */
+  computeTopTokens?(hiddenStates: Tensor, k: number): Tensor;
   /** Gives every checkpoint tensor to the layer that it belongs to; without it, to the parameter that claims its name. */
   loadWeights?(weights: Iterable<LoadedWeight>): unknown;
 }

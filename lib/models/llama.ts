@@ -182,4 +182,8 @@ export class LlamaForCausalLM extends CausalLM {
   computeLogits(hiddenStates: Tensor): Tensor {
     return this.logitsProcessor.forward(this.lmHead, hiddenStates);
   }
+
+  computeTopTokens(hiddenStates: Tensor, k: number): Tensor {
+    return this.logitsProcessor.topTokens(this.lmHead, hiddenStates, k);
+  }
 }

@@ -162,6 +162,10 @@ export class OPTForCausalLM extends CausalLM {
     return this.logitsProcessor.forward(this.lmHead, hiddenStates);
   }
 
+  computeTopTokens(hiddenStates: Tensor, k: number): Tensor {
+    return this.logitsProcessor.topTokens(this.lmHead, hiddenStates, k);
+  }
+
   /** Some checkpoints were saved without the causal head: their names begin with `decoder.`. */
   protected override loadOptions(): LoadWeightsOptions {
     const prefix = maybePrefix(this.prefix, 'decoder.');

@@ -15,6 +15,7 @@ import type { Tensor } from '../../lib/tensor/tensor';
 import { narrow } from '../../lib/tensor/views';
 import { ArrayWeight } from '../fixtures/array-weight';
 import { expectCode } from '../fixtures/expect-error';
+import { topReference } from '../ops/cases/sampling';
 import { makeVllmConfig, type VllmConfigParts } from '../fixtures/vllm-config';
 
 let device: Device;
@@ -221,6 +222,25 @@ describe('embedding and LM head', () => {
     }
     const joined = [0, 1].flatMap((row) => shards.flatMap((s) => s.slice(row * 64, (row + 1) * 64)).slice(0, VOCAB));
     expectClose(joined, product(x, weight));
+  });
+
+  it.each([{}, { softCap: 0.5 }, { softCap: 2, scale: -3 }])('on several ranks the largest logits of each are gathered, as they are in all (%j)', async (logitsOptions) => {
+    const [x, weight] = [fraction('x', [2, 8], 8), fraction('h.weight', [VOCAB, 8], 6)];
+    for (const [tpRank, numValid] of [64, VOCAB - 64].entries()) {
+      const { config, calls } = rankConfig(2, tpRank);
+      const head = loaded(new ParallelLMHead(config, options, 'h'), [weight]);
+      const own = await floats(run(() => new LogitsProcessor(config, 64, logitsOptions).forward(head, input(x)))); // with padding
+      const rows = [0, 1].map((row) => Float64Array.from(own.slice(row * 64, (row + 1) * 64)));
+      for (const [k, taken] of [[1, 1], [9, 9], [100, 64]] as const) {
+        calls.length = 0;
+        const top = run(() => new LogitsProcessor(config, VOCAB, logitsOptions).topTokens(head, input(x), k));
+        expect([top.shape, top.dtype, calls]).toEqual([[2, 2 * taken], 'int32', ['allGather']]);
+        const bits = (await top.read()) as Int32Array;
+        const expected = rows.flatMap((row) => topReference(row, taken, 64 * tpRank, numValid));
+        expect(Array.from(bits.filter((_, i) => i % 2 === 1))).toEqual(expected.map(([, id]) => id));
+        expect(Array.from(new Float32Array(bits.buffer, bits.byteOffset, bits.length).filter((_, i) => i % 2 === 0))).toEqual(expected.map(([value]) => value));
+      }
+    }
   });
 
   it('an LM head is not called', async () => {
