@@ -104,7 +104,7 @@ export const SAMPLING_LIMITS = {
 } as const;
 
 /** Below this temperature a request is greedy (vllm.sampling_params._SAMPLING_EPS). */
-const GREEDY_TEMPERATURE = 1e-5;
+export const GREEDY_TEMPERATURE = 1e-5;
 const DEFAULT_MAX_TOKENS = 16;
 const OUTPUT_KINDS = ['cumulative', 'delta', 'final'] as const;
 

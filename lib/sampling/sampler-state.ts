@@ -4,7 +4,7 @@ import { inScope, TemporaryScope } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { LOGITS_FEATURES } from './features';
 import { idsTensor, type LogitsFeatureState } from './logits-feature';
-import type { ResolvedSamplingParams } from './params';
+import { GREEDY_TEMPERATURE, type ResolvedSamplingParams } from './params';
 
 /** Where sampling parameters stand on the device, a stable row per request. */
 export interface SamplerTables {
@@ -23,6 +23,16 @@ export interface SamplerRow {
   readonly features: readonly LogitsFeatureState[];
   /** Drawing is all that it ever needs: no logprobs, no penalties, no features. */
   readonly isPlain: boolean;
+  /** How many of each rank's largest logits drawing needs; 0: all logits. */
+  readonly numCandidates: number;
+}
+
+/** Why a few logits of each rank can be enough, and how many ranks exchange then. */
+export const NUM_CANDIDATES = { greedy: 1, topK: 64 } as const;
+
+function numCandidates({ temperature, topK }: ResolvedSamplingParams): number {
+  if (temperature < GREEDY_TEMPERATURE) return NUM_CANDIDATES.greedy;
+  return topK >= 1 && topK <= NUM_CANDIDATES.topK ? NUM_CANDIDATES.topK : 0;
 }
 
 export function hasPenalties(params: ResolvedSamplingParams): boolean {
@@ -70,7 +80,7 @@ export class SamplerState {
     const features = LOGITS_FEATURES.map((f) => f.create(params, this.device)).filter((s): s is LogitsFeatureState => s !== null);
     const isPlain = !penalties && features.length === 0 && params.logprobs === null;
     if (!isPlain) this.special++;
-    this.rows[row] = { params, hasPenalties: penalties, features, isPlain };
+    this.rows[row] = { params, hasPenalties: penalties, features, isPlain, numCandidates: numCandidates(params) };
   }
 
   remove(row: number): void {

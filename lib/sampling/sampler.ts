@@ -1,6 +1,6 @@
 import type { PositionLogprobs } from '../core/types';
 import { cast, scatterElements } from '../ops/copy';
-import { sample, samplingLogprobs, samplingPenalties, type SampledLogprobs } from '../ops/sampling';
+import { sample, sampleTop, samplingLogprobs, samplingPenalties, type SampledLogprobs } from '../ops/sampling';
 import type { Device } from '../tensor/device';
 import { inScope, TemporaryScope } from '../tensor/scope';
 import { Tensor } from '../tensor/tensor';
@@ -79,7 +79,31 @@ export class Sampler {
     inScope(this.drawScope, () => this.queueDraw(logits, positions, rows, null));
   }
 
-  /** The first `count` tokens of the last {@link draw}. */
+  /** How many of each rank's largest logits are enough to {@link drawTop} for these requests; 0: all logits. */
+  numCandidates(requests: readonly { readonly row: number }[]): number {
+    let most = 1;
+    for (const { row } of requests) {
+      const needed = this.state.row(row).numCandidates;
+      if (needed === 0) return 0;
+      most = Math.max(most, needed);
+    }
+    return most;
+  }
+
+  /**
+   * As {@link draw}, the same tokens, from enough candidates of each row.
+   * @param candidates int32 [numRows, 2 * n], see {@link sampleTop}
+   */
+  drawTop(candidates: Tensor, { rows, positions }: SampleRows): void {
+    const { params, seeds } = this.state.tables;
+    bindCount(this.ids, candidates.size(0));
+    inScope(this.drawScope, () => {
+      sampleTop(this.ids, candidates, params, seeds, positions, rows);
+      scatterElements(this.lastTokens, rows, this.ids);
+    });
+  }
+
+  /** The first `count` tokens of the last {@link draw} or {@link drawTop}. */
   async readDrawn(count: number): Promise<SampleResult> {
     bindCount(this.drawn, count);
     return { tokenIds: (await this.drawn.read()) as Int32Array, logprobs: null };

@@ -26,6 +26,7 @@ export class Workspace {
   private readonly entries: Entry[] = [];
   private readonly byTensor = new Map<Tensor, Entry>();
   private storage: Storage | null = null;
+  private ownsStorage = false;
   private cursor = 0;
   private plannedOps = 0;
   private arenaBytes = 0;
@@ -57,6 +58,14 @@ export class Workspace {
   /** Takes the arena from the device. */
   materialize(device: Device): void {
     this.storage = device.allocate(this.arenaBytes);
+    this.ownsStorage = true;
+  }
+
+  /** Takes the memory of another workspace, of at least as many bytes, instead: a run of either ends what the other returned. */
+  share(other: Workspace): void {
+    if (!other.storage || other.bytes < this.bytes)
+      throw new KvasirError('ERR_KVASIR_PLAN', `a workspace of ${this.bytes} bytes cannot share the ${other.storage ? other.bytes : 0} bytes that another one has`);
+    this.storage = other.storage;
   }
 
   /** Runs `fn` for real. */
@@ -76,7 +85,7 @@ export class Workspace {
   dispose(): void {
     for (const entry of this.entries.splice(0)) entry.tensor.dispose();
     this.byTensor.clear();
-    this.storage?.dispose();
+    if (this.ownsStorage) this.storage?.dispose();
     this.storage = null;
   }
 

@@ -6,7 +6,9 @@ import type { ExecutorInfo, ModelRunnerOutput, PositionLogprobs, SchedulerOutput
 import { buildModel, disposeModel, loadModel, weightBytes } from '../loader/model-loader';
 import type { TextGenerationModel } from '../models/interfaces';
 import { gatherRows, scatterElements, selectElements } from '../ops/copy';
+import { MAX_CANDIDATES } from '../ops/sampling';
 import { Sampler, type SampleRequest, type SampleResult, type SampleRows } from '../sampling/sampler';
+import { NUM_CANDIDATES } from '../sampling/sampler-state';
 import type { Device } from '../tensor/device';
 import type { Tensor } from '../tensor/tensor';
 import { Workspace } from '../tensor/workspace';
@@ -46,7 +48,8 @@ export class ModelRunner {
   private readonly groups: readonly KvCacheGroup[];
   private readonly batch: InputBatch;
   private readonly forwardSpace = new Workspace();
-  private readonly logitsSpace = new Workspace();
+  /** What tokens are drawn from, by the number of candidates of each rank: 0 is all logits. Only several ranks have others. */
+  private readonly logitsSpaces = new Map([[0, new Workspace()]]);
   private readonly promptLogprobs: PromptLogprobs;
   private inputs: InputBuffers | null = null;
   private sampler: Sampler | null = null;
@@ -56,8 +59,8 @@ export class ModelRunner {
   private hiddenStates: Tensor | null = null;
   /** Settles when the results of the step queued last are taken in. */
   private collected: Promise<unknown> = Promise.resolve();
-  /** Decode steps up to their logits, and those that draw their tokens too. */
-  private readonly graphs: { readonly logits: CudaGraphRunner; readonly tokens: CudaGraphRunner } | null;
+  /** Decode steps up to their logits, and those that draw their tokens too, by the number of candidates as {@link logitsSpaces}. */
+  private readonly graphs: { readonly logits: CudaGraphRunner; readonly tokens: ReadonlyMap<number, CudaGraphRunner> } | null;
 
   constructor(
     private readonly vllmConfig: VllmConfig,
@@ -70,7 +73,8 @@ export class ModelRunner {
     this.promptLogprobs = new PromptLogprobs(vllmConfig.scheduler.maxNumSeqs);
     const sizes = cudaGraphSizes(vllmConfig.scheduler.maxNumSeqs);
     const useGraphs = device.type === 'cuda' && !vllmConfig.model.enforceEager;
-    this.graphs = useGraphs ? { logits: new CudaGraphRunner(device, sizes), tokens: new CudaGraphRunner(device, sizes) } : null;
+    const runner = (): CudaGraphRunner => new CudaGraphRunner(device, sizes);
+    this.graphs = useGraphs ? { logits: runner(), tokens: new Map([0, ...this.candidateCounts()].map((k) => [k, runner()])) } : null;
   }
 
   /**
@@ -103,7 +107,7 @@ export class ModelRunner {
       memory: {
         weights: weightBytes(this.model),
         kvCache: this.kvCache.bytes,
-        activations: this.forwardSpace.bytes + this.logitsSpace.bytes,
+        activations: this.forwardSpace.bytes + this.largestLogits().bytes,
       },
       checkpointBytesRead: bytesRead,
     };
@@ -123,9 +127,9 @@ export class ModelRunner {
   /** Frees everything; the device is closed by its owner. */
   dispose(): void {
     this.graphs?.logits.dispose();
-    this.graphs?.tokens.dispose();
+    this.graphs?.tokens.forEach((graphs) => graphs.dispose());
     this.forwardSpace.dispose();
-    this.logitsSpace.dispose();
+    this.logitsSpaces.forEach((space) => space.dispose());
     this.kvCache?.dispose();
     this.sampler?.dispose();
     this.inputs?.dispose();
@@ -166,15 +170,16 @@ export class ModelRunner {
     const sampler = this.samplerOf();
     const at = this.sampleRows();
     const requests = this.specialRequests(states, drawing);
+    const k = requests === null ? this.numCandidates(states, drawing) : 0;
     addPending(states, drawing);
     const logits = (): Tensor => {
       this.forwardSpace.run(() => this.forward(attention));
-      return this.stepLogits();
+      return this.stepLogits(k);
     };
     if (requests !== null) return sampler.sample(this.graphs!.logits.run(size, logits), at, requests);
-    this.graphs!.tokens.run(size, () => {
+    this.graphs!.tokens.get(k)!.run(size, () => {
       const result = logits();
-      sampler.draw(result, at);
+      this.draw(result, k);
       return result;
     });
     return sampler.readDrawn(drawing.length);
@@ -186,11 +191,24 @@ export class ModelRunner {
     if (drawing.length === 0) return this.device.synchronize().then(() => NOTHING_SAMPLED);
     const sampler = this.samplerOf();
     const requests = this.specialRequests(states, drawing);
+    const k = requests === null ? this.numCandidates(states, drawing) : 0;
     addPending(states, drawing);
-    const logits = this.stepLogits();
+    const logits = this.stepLogits(k);
     if (requests !== null) return sampler.sample(logits, this.sampleRows(), requests);
-    sampler.draw(logits, this.sampleRows());
+    this.draw(logits, k);
     return sampler.readDrawn(drawing.length);
+  }
+
+  /** Queues drawing from {@link stepLogits} of k. */
+  private draw(logits: Tensor, k: number): void {
+    if (k === 0) this.samplerOf().draw(logits, this.sampleRows());
+    else this.samplerOf().drawTop(logits, this.sampleRows());
+  }
+
+  /** How many candidates of each rank the step draws from. Every rank knows the same requests and must come to the same. */
+  private numCandidates(states: readonly RequestState[], drawing: readonly number[]): number {
+    if (this.logitsSpaces.size === 1) return 0;
+    return this.samplerOf().numCandidates(drawing.map((index) => states[index]!));
   }
 
   /** What the sampler must know of requests when drawing is not all that they need; else null. */
@@ -212,9 +230,23 @@ export class ModelRunner {
   private plan(budget: MemoryBudget): void {
     const attention = this.buffers().largest();
     this.forwardSpace.plan(() => [this.forward(attention)]);
-    this.logitsSpace.plan(() => [this.logits(this.buffers().get('logitRows'))]);
+    if (this.runnable.hasTopTokens()) for (const k of this.candidateCounts()) this.logitsSpaces.set(k, new Workspace());
+    this.logitsSpaces.forEach((space, k) => space.plan(() => [this.logits(this.buffers().get('logitRows'), k)]));
     budget.take('activations', this.forwardSpace.bytes, () => this.forwardSpace.materialize(this.device));
-    budget.take('logits', this.logitsSpace.bytes, () => this.logitsSpace.materialize(this.device));
+    const largest = this.largestLogits();
+    budget.take('logits', largest.bytes, () => largest.materialize(this.device));
+    for (const space of this.logitsSpaces.values()) if (space !== largest) space.share(largest); // a step uses one of them
+  }
+
+  /** How many candidates ranks may exchange. With one rank there is nothing to exchange. */
+  private candidateCounts(): readonly number[] {
+    const { tensorParallelSize } = this.vllmConfig.parallel;
+    const { greedy, topK } = NUM_CANDIDATES;
+    return tensorParallelSize > 1 && tensorParallelSize * topK <= MAX_CANDIDATES ? [greedy, topK] : [];
+  }
+
+  private largestLogits(): Workspace {
+    return Array.from(this.logitsSpaces.values()).reduce((a, b) => (b.bytes > a.bytes ? b : a));
   }
 
   private forward(attention: AttentionMetadata): Tensor {
@@ -225,21 +257,22 @@ export class ModelRunner {
     return (this.hiddenStates = withForwardContext({ attention }, () => this.runnable.forward(inputIds, inputs.get('positions'))));
   }
 
-  /** Logits [rows.length, vocabSize] of rows of hidden states. */
-  private logits(rows: Tensor): Tensor {
-    return this.runnable.computeLogits(gatherRows(this.hiddenStates!, rows));
+  /** Logits [rows.length, vocabSize] of rows of hidden states, or k candidates of each rank. */
+  private logits(rows: Tensor, k = 0): Tensor {
+    const hiddenStates = gatherRows(this.hiddenStates!, rows);
+    return k === 0 ? this.runnable.computeLogits(hiddenStates) : this.runnable.computeTopTokens(hiddenStates, k);
   }
 
-  /** Logits that the step draws from. */
-  private stepLogits(): Tensor {
-    return this.logitsSpace.run(() => this.logits(this.buffers().get('logitRows')));
+  /** What the step draws from. */
+  private stepLogits(k: number): Tensor {
+    return this.logitsSpaces.get(k)!.run(() => this.logits(this.buffers().get('logitRows'), k));
   }
 
   private promptLogits(tokens: readonly number[]): Tensor {
     const rows = this.promptRows!;
     rows.rebind(rows.storage, 0, [tokens.length], [1]);
     rows.write(Int32Array.from(tokens));
-    return this.logitsSpace.run(() => this.logits(rows));
+    return this.logitsSpaces.get(0)!.run(() => this.logits(rows));
   }
 
   private updateRequests(step: SchedulerOutput): void {

@@ -10,6 +10,9 @@ import { KvasirError } from '../utils/errors';
 export interface RunnableModel {
   forward(inputIds: Tensor, positions: Tensor): Tensor;
   computeLogits(hiddenStates: Tensor): Tensor;
+  /** Whether {@link computeTopTokens} agrees with {@link computeLogits}; known after the first forward. */
+  hasTopTokens(): boolean;
+  computeTopTokens(hiddenStates: Tensor, k: number): Tensor;
 }
 
 /** The third parameter of a forward for kv caches, as its author (and vLLM's guide) names it. */
@@ -34,7 +37,18 @@ export function runnableModel(model: TextGenerationModel, vllmConfig: VllmConfig
       if (model.computeLogits) return model.computeLogits(hiddenStates);
       throw new KvasirError('ERR_KVASIR_REGISTRY', `model ${modelName(model)}: expected a method computeLogits, or a forward that returns the output of a Sampler; received neither`);
     },
+    hasTopTokens: () => output === null && saysTopTokens(model),
+    computeTopTokens: (hiddenStates, k) => model.computeTopTokens!(hiddenStates, k),
   };
+}
+
+/** A class that says anew how logits are computed, and not what the largest are, does not mean what it inherits. */
+function saysTopTokens(model: TextGenerationModel): boolean {
+  for (let owner: object | null = model; owner !== null; owner = Object.getPrototypeOf(owner) as object | null) {
+    if (Object.hasOwn(owner, 'computeTopTokens')) return true;
+    if (Object.hasOwn(owner, 'computeLogits')) return false;
+  }
+  return false;
 }
 
 function forwardOf(model: TextGenerationModel, { staticForwardContext }: VllmConfig): (inputIds: Tensor, positions: Tensor) => Tensor | SamplerOutput {

@@ -1,6 +1,8 @@
 import { describeGpu } from '../fixtures/gpu';
 import { hasShared } from '../fixtures/shared';
+import { exchangesCandidates } from '../integration/exchange-suite';
 import { bfloat16Ranks, changedFixture, FIXTURES, goldenRanks, MODELS, OTHER_HEADS, sameAsOneRank } from '../integration/tensor-parallel-suite';
+import { modelDir } from '../models/golden-suite';
 
 /** Matrices of other widths are multiplied by other kernels, which add in another order. */
 const OPTIONS = { device: 'cuda', tolerance: 1e-3 } as const;
@@ -17,6 +19,10 @@ describeModels('on CUDA, ranks on one device compute what one rank does', () => 
   it.each(['kvasir-tales-5m', 'babyllama-tok105', 'babyllama-tok105-fp8', 'babyllama-tok105-awq-int4-g32', 'babyllama-tok105-gptq-int4-g32'])(
     '%s in bfloat16',
     (name) => bfloat16Ranks(name, 2, 'cuda'),
+  );
+
+  it.each(['kvasir-tales-5m', 'babyllama-tok105', 'tiny-random/gemma2'])('%s, drawing from the largest logits of each rank', (name) =>
+    exchangesCandidates(modelDir(name), [2, MOST_RANKS], 'cuda'),
   );
 });
 

@@ -67,7 +67,7 @@ interface Result {
 }
 
 /** Small steps, so that long prompts go in chunks beside the tokens of others. */
-const STEPS: Partial<EngineArgs> = { numThreads: 1, numKvBlocks: 256, maxNumBatchedTokens: 64, maxNumSeqs: 8 };
+export const STEPS: Partial<EngineArgs> = { numThreads: 1, numKvBlocks: 256, maxNumBatchedTokens: 64, maxNumSeqs: 8 };
 
 async function run(dir: string, size: number, { prompts, maxTokens, sequences }: Work, device: Device, dtype: ComputeDType = 'float32'): Promise<Result> {
   const llm = await LLM.create({ model: dir, dtype, device, ...STEPS }, size === 1 ? {} : ranks(size));

@@ -5,7 +5,9 @@ import { describeShared, sharedPath } from '../fixtures/shared';
 import { modelDir } from '../models/golden-suite';
 import { FORMATS } from '../quantization/fixtures/formats';
 import { ask, largestDifference, QuantizedModel } from '../quantization/fixtures/quantized-model';
+import { exchangesCandidates } from './exchange-suite';
 import { bfloat16Ranks, changedFixture, FIXTURES, goldenRanks, MODELS, OTHER_HEADS, ranks, sameAsOneRank } from './tensor-parallel-suite';
+import { TALES } from './workload';
 
 const OPTIONS = { device: 'cpu', tolerance: 1e-4 } as const;
 
@@ -25,6 +27,16 @@ describe('ranks together compute what one rank does (fixtures)', () => {
   it.each(OTHER_HEADS)('%s with %s %d over %j', (name, field, heads, sizes) =>
     changedFixture(name, { [field]: heads }, (dir) => sameAsOneRank(dir, sizes, 64, OPTIONS)),
   );
+});
+
+it('ranks draw from the largest logits of each where that is enough', () => exchangesCandidates(TALES.path, [2, 4], 'cpu'));
+
+describeShared('ranks draw from the largest logits of each where that is enough', () => {
+  // Of 105 tokens padded to 128, the last of four ranks has 9, the last of eight none; gemma2 has a soft cap.
+  it.each([
+    ['babyllama-tok105', [2, 4, 8]],
+    ['tiny-random/gemma2', [2, 4]],
+  ] as const)('%s over %j', (name, sizes) => exchangesCandidates(modelDir(name), sizes, 'cpu'));
 });
 
 /** Formats in which two ranks cannot share babyllama-tok105, whose MLP has 352 inputs, and why. */

@@ -191,6 +191,31 @@ describe('Workspace', () => {
     workspace.dispose();
   });
 
+  it('shares the memory of another, which keeps it', async () => {
+    const [large, small] = [planned(), new Workspace()];
+    const half = (): Tensor => rmsNorm(x, weight, EPS);
+    setTokens(tokens(MAX_TOKENS, 0));
+    small.plan(() => [half()]);
+    small.share(large);
+    const values = tokens(3, 4);
+    setTokens(values);
+    const result = small.run(half);
+    expect(result.storage).toBe(large.run(forward).storage);
+    small.dispose();
+    await expectResult(large.run(forward), values);
+    large.dispose();
+  });
+
+  it('refuses to share memory that is too small or not there', async () => {
+    const [large, small] = [new Workspace(), planned(() => rmsNorm(x, weight, EPS))];
+    setTokens(tokens(MAX_TOKENS, 0));
+    large.plan(() => [forward()]);
+    const error = await expectCode('ERR_KVASIR_PLAN', () => large.share(small));
+    expect(error.message).toBe(`a workspace of ${large.bytes} bytes cannot share the ${small.bytes} bytes that another one has`);
+    await expectCode('ERR_KVASIR_PLAN', () => small.share(large));
+    for (const workspace of [large, small]) workspace.dispose();
+  });
+
   it('ops outside any scope are refused', async () => {
     await expectCode('ERR_KVASIR_PLAN', () => rmsNorm(x, weight, EPS));
   });

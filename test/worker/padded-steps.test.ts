@@ -7,6 +7,7 @@ import type { Tensor } from '../../lib/tensor/tensor';
 import { CudaGraphRunner, cudaGraphSizes } from '../../lib/worker/cuda-graphs';
 import { ModelRunner } from '../../lib/worker/model-runner';
 import { describeShared, sharedPath } from '../fixtures/shared';
+import { ranks } from '../integration/tensor-parallel-suite';
 
 const TALES = path.join(__dirname, '..', '..', 'examples', 'models', 'kvasir-tales-5m');
 /** Two KV cache groups. */
@@ -14,11 +15,11 @@ const GEMMA = sharedPath('models', 'tiny-random', 'gemma2');
 const MAX_SEQS = 11;
 
 /** Which way a decode step takes its tokens, by the number of steps that did. */
-type Ways = Record<'logits' | 'tokens', number>;
+type Ways = Record<'logits' | 'tokens' | 'candidates', number>;
 
 /** Makes decode steps take the way of CUDA graphs: padded, tokens drawn in the graph where possible. Every step runs its ops. */
 function useGraphPath(): Ways {
-  const ways: Ways = { logits: 0, tokens: 0 };
+  const ways: Ways = { logits: 0, tokens: 0, candidates: 0 };
   const { initialize } = ModelRunner.prototype;
   jest.spyOn(ModelRunner.prototype, 'initialize').mockImplementation(function (this: ModelRunner, onProgress) {
     const runner = (way: keyof Ways): CudaGraphRunner => {
@@ -29,26 +30,28 @@ function useGraphPath(): Ways {
       };
       return graphs;
     };
-    (this as unknown as { graphs: Record<keyof Ways, CudaGraphRunner> }).graphs = { logits: runner('logits'), tokens: runner('tokens') };
+    const tokens = new Map([0, 1, 64].map((k) => [k, runner(k === 0 ? 'tokens' : 'candidates')]));
+    Object.assign(this, { graphs: { logits: runner('logits'), tokens } });
     return initialize.call(this, onProgress);
   });
   return ways;
 }
 
 /** Requests of different lengths, some of which need more than drawing. */
-function work(special: boolean, vocabSize: number): { prompts: { promptTokenIds: number[] }[]; params: SamplingParams[] } {
+function work(special: boolean, vocabSize: number, topK: number): { prompts: { promptTokenIds: number[] }[]; params: SamplingParams[] } {
   const prompts = Array.from({ length: 17 }, (_, i) => ({ promptTokenIds: Array.from({ length: 1 + ((i * 7) % 40) }, (__, k) => 3 + ((i * 31 + k * 17) % (vocabSize - 48))) }));
   const params = prompts.map((_, i): SamplingParams => {
-    const plain = { temperature: [0, 0.8, 1.3][i % 3]!, topP: i % 4 === 0 ? 0.9 : 1, seed: i, maxTokens: 6 + ((i * 13) % 30), ignoreEos: true };
+    const plain = { temperature: [0, 0.8, 1.3][i % 3]!, topP: i % 4 === 0 ? 0.9 : 1, topK, seed: i, maxTokens: 6 + ((i * 13) % 30), ignoreEos: true };
     const extra: SamplingParams[] = [{ logprobs: 3 }, { frequencyPenalty: 0.5, repetitionPenalty: 1.2 }, { minTokens: 6, ignoreEos: false }, { logitBias: { 17: 3 } }, { promptLogprobs: 1 }];
     return special ? { ...plain, ...extra[i] } : plain; // those that come last are plain
   });
   return { prompts, params };
 }
 
-async function run(model: string, asyncScheduling: boolean, special: boolean): Promise<unknown[]> {
-  const llm = await LLM.create({ model, device: 'cpu', numThreads: 1, maxNumSeqs: MAX_SEQS, maxModelLen: 128, asyncScheduling });
-  const { prompts, params } = work(special, llm.config.model.vocabSize);
+async function run(model: string, asyncScheduling: boolean, special: boolean, numRanks = 1): Promise<unknown[]> {
+  const args = { model, device: 'cpu', numThreads: 1, maxNumSeqs: MAX_SEQS, maxModelLen: 128, asyncScheduling, numKvBlocks: 200 } as const;
+  const llm = await LLM.create(args, numRanks === 1 ? {} : ranks(numRanks));
+  const { prompts, params } = work(special, llm.config.model.vocabSize, numRanks === 1 ? 0 : 40);
   try {
     const outputs: RequestOutput[] = await llm.generate(prompts, params);
     return outputs.map(({ promptLogprobs, outputs: [o] }) => [promptLogprobs, o!.tokenIds, o!.logprobs, o!.finishReason]);
@@ -75,6 +78,16 @@ describe.each([
       const ways = useGraphPath();
       expect(await run(model, asyncScheduling, special)).toEqual(expected);
       expect(ways.tokens).toBeGreaterThan(5);
+      expect(ways.logits > 5).toBe(special);
+      expect(ways.candidates).toBe(0);
+    });
+
+    it.each([false, true])('give several ranks, which exchange candidates, what plain steps do (requests that need more than drawing %p)', async (special) => {
+      const expected = await run(model, true, special, 2);
+      const ways = useGraphPath();
+      expect(await run(model, true, special, 2)).toEqual(expected);
+      expect(ways.candidates).toBeGreaterThan(5);
+      expect(ways.tokens).toBe(0);
       expect(ways.logits > 5).toBe(special);
     });
   });

@@ -2,6 +2,7 @@ import * as path from 'node:path';
 import { LLM, ModelRegistry, Module, type ModelClass, type Tensor, type VllmConfig } from '../../lib/index';
 import { runnableModel, takesKvCaches } from '../../lib/worker/runnable-model';
 import type { TextGenerationModel } from '../../lib/models/interfaces';
+import { SamplerOutput } from '../../lib/nn/sampler-output';
 import { makeVllmConfig } from '../fixtures/vllm-config';
 import { describeShared, sharedPath } from '../fixtures/shared';
 import { expectCode } from '../fixtures/expect-error';
@@ -73,6 +74,35 @@ class Renamed extends Module {
   }
 }
 
+class WithTop extends Bare {
+  computeLogits(hiddenStates: Tensor): Tensor {
+    return hiddenStates;
+  }
+
+  computeTopTokens(hiddenStates: Tensor, _k: number): Tensor {
+    return hiddenStates;
+  }
+}
+
+class OtherLogits extends WithTop {
+  override computeLogits(hiddenStates: Tensor): Tensor {
+    return hiddenStates;
+  }
+}
+
+class OtherTop extends OtherLogits {
+  override computeTopTokens(hiddenStates: Tensor, _k: number): Tensor {
+    return hiddenStates;
+  }
+}
+
+/** Its sampler computes the logits. */
+class Sampling extends WithTop {
+  override forward(inputIds: Tensor): never {
+    return new SamplerOutput(inputIds, (hiddenStates) => hiddenStates) as never;
+  }
+}
+
 const asModel = (model: Module): TextGenerationModel => model as TextGenerationModel;
 const config: VllmConfig = makeVllmConfig();
 
@@ -95,5 +125,17 @@ describe('runnableModel', () => {
   it('refuses logits of a model that has neither computeLogits nor a sampler', async () => {
     const runnable = runnableModel(asModel(new Bare('')), config);
     await expectCode('ERR_KVASIR_REGISTRY', () => runnable.computeLogits(null as unknown as Tensor));
+  });
+
+  it.each([
+    ['without the method', Bare, false],
+    ['with it', WithTop, true],
+    ['derived, with other logits', OtherLogits, false],
+    ['derived from that, with both', OtherTop, true],
+    ['with a sampler', Sampling, false],
+  ] as const)('a model %s: whether it is asked for the largest logits', (_name, Model, expected) => {
+    const runnable = runnableModel(asModel(new Model('')), config);
+    runnable.forward(null as unknown as Tensor, null as unknown as Tensor);
+    expect(runnable.hasTopTokens()).toBe(expected);
   });
 });
