@@ -5,10 +5,8 @@ import type { VllmConfig } from '../config/vllm';
 import type { ExecutorInfo, ModelRunnerOutput, PositionLogprobs, SchedulerOutput } from '../core/types';
 import { buildModel, disposeModel, loadModel, weightBytes } from '../loader/model-loader';
 import type { TextGenerationModel } from '../models/interfaces';
-import { gatherRows, scatterElements, selectElements } from '../ops/copy';
-import { MAX_CANDIDATES } from '../ops/sampling';
+import { scatterElements, selectElements } from '../ops/copy';
 import { Sampler, type SampleRequest, type SampleResult, type SampleRows } from '../sampling/sampler';
-import { NUM_CANDIDATES } from '../sampling/sampler-state';
 import type { Device } from '../tensor/device';
 import type { Tensor } from '../tensor/tensor';
 import { Workspace } from '../tensor/workspace';
@@ -22,6 +20,7 @@ import { MemoryBudget } from './memory-budget';
 import { PromptLogprobs } from './prompt-logprobs';
 import { MAX_UPDATES } from './request-tables';
 import { runnableModel, type RunnableModel } from './runnable-model';
+import { candidateCounts, drawFrom, StepLogits } from './step-logits';
 
 /** A step that is queued. */
 interface QueuedStep {
@@ -48,8 +47,7 @@ export class ModelRunner {
   private readonly groups: readonly KvCacheGroup[];
   private readonly batch: InputBatch;
   private readonly forwardSpace = new Workspace();
-  /** What tokens are drawn from, by the number of candidates of each rank: 0 is all logits. Only several ranks have others. */
-  private readonly logitsSpaces = new Map([[0, new Workspace()]]);
+  private readonly stepLogits: StepLogits;
   private readonly promptLogprobs: PromptLogprobs;
   private inputs: InputBuffers | null = null;
   private sampler: Sampler | null = null;
@@ -59,7 +57,7 @@ export class ModelRunner {
   private hiddenStates: Tensor | null = null;
   /** Settles when the results of the step queued last are taken in. */
   private collected: Promise<unknown> = Promise.resolve();
-  /** Decode steps up to their logits, and those that draw their tokens too, by the number of candidates as {@link logitsSpaces}. */
+  /** Decode steps up to their logits, and those that draw their tokens too, by {@link candidateCounts}. */
   private readonly graphs: { readonly logits: CudaGraphRunner; readonly tokens: ReadonlyMap<number, CudaGraphRunner> } | null;
 
   constructor(
@@ -68,13 +66,14 @@ export class ModelRunner {
   ) {
     this.model = buildModel(vllmConfig);
     this.runnable = runnableModel(this.model, vllmConfig);
+    this.stepLogits = new StepLogits(vllmConfig, this.runnable);
     this.groups = kvCacheGroups(vllmConfig);
     this.batch = new InputBatch(vllmConfig.scheduler.maxNumSeqs, vllmConfig.cache.blockSize, this.groups.length);
     this.promptLogprobs = new PromptLogprobs(vllmConfig.scheduler.maxNumSeqs);
     const sizes = cudaGraphSizes(vllmConfig.scheduler.maxNumSeqs);
     const useGraphs = device.type === 'cuda' && !vllmConfig.model.enforceEager;
     const runner = (): CudaGraphRunner => new CudaGraphRunner(device, sizes);
-    this.graphs = useGraphs ? { logits: runner(), tokens: new Map([0, ...this.candidateCounts()].map((k) => [k, runner()])) } : null;
+    this.graphs = useGraphs ? { logits: runner(), tokens: new Map(candidateCounts(vllmConfig).map((k) => [k, runner()])) } : null;
   }
 
   /**
@@ -107,7 +106,7 @@ export class ModelRunner {
       memory: {
         weights: weightBytes(this.model),
         kvCache: this.kvCache.bytes,
-        activations: this.forwardSpace.bytes + this.largestLogits().bytes,
+        activations: this.forwardSpace.bytes + this.stepLogits.bytes,
       },
       checkpointBytesRead: bytesRead,
     };
@@ -129,7 +128,7 @@ export class ModelRunner {
     this.graphs?.logits.dispose();
     this.graphs?.tokens.forEach((graphs) => graphs.dispose());
     this.forwardSpace.dispose();
-    this.logitsSpaces.forEach((space) => space.dispose());
+    this.stepLogits.dispose();
     this.kvCache?.dispose();
     this.sampler?.dispose();
     this.inputs?.dispose();
@@ -170,16 +169,16 @@ export class ModelRunner {
     const sampler = this.samplerOf();
     const at = this.sampleRows();
     const requests = this.specialRequests(states, drawing);
-    const k = requests === null ? this.numCandidates(states, drawing) : 0;
+    const k = requests === null ? this.stepLogits.numCandidates(sampler, states, drawing) : 0;
     addPending(states, drawing);
     const logits = (): Tensor => {
       this.forwardSpace.run(() => this.forward(attention));
-      return this.stepLogits(k);
+      return this.logits(this.buffers().get('logitRows'), k);
     };
     if (requests !== null) return sampler.sample(this.graphs!.logits.run(size, logits), at, requests);
     this.graphs!.tokens.get(k)!.run(size, () => {
       const result = logits();
-      this.draw(result, k);
+      drawFrom(sampler, result, k, at);
       return result;
     });
     return sampler.readDrawn(drawing.length);
@@ -191,24 +190,12 @@ export class ModelRunner {
     if (drawing.length === 0) return this.device.synchronize().then(() => NOTHING_SAMPLED);
     const sampler = this.samplerOf();
     const requests = this.specialRequests(states, drawing);
-    const k = requests === null ? this.numCandidates(states, drawing) : 0;
+    const k = requests === null ? this.stepLogits.numCandidates(sampler, states, drawing) : 0;
     addPending(states, drawing);
-    const logits = this.stepLogits(k);
+    const logits = this.logits(this.buffers().get('logitRows'), k);
     if (requests !== null) return sampler.sample(logits, this.sampleRows(), requests);
-    this.draw(logits, k);
+    drawFrom(sampler, logits, k, this.sampleRows());
     return sampler.readDrawn(drawing.length);
-  }
-
-  /** Queues drawing from {@link stepLogits} of k. */
-  private draw(logits: Tensor, k: number): void {
-    if (k === 0) this.samplerOf().draw(logits, this.sampleRows());
-    else this.samplerOf().drawTop(logits, this.sampleRows());
-  }
-
-  /** How many candidates of each rank the step draws from. Every rank knows the same requests and must come to the same. */
-  private numCandidates(states: readonly RequestState[], drawing: readonly number[]): number {
-    if (this.logitsSpaces.size === 1) return 0;
-    return this.samplerOf().numCandidates(drawing.map((index) => states[index]!));
   }
 
   /** What the sampler must know of requests when drawing is not all that they need; else null. */
@@ -230,23 +217,9 @@ export class ModelRunner {
   private plan(budget: MemoryBudget): void {
     const attention = this.buffers().largest();
     this.forwardSpace.plan(() => [this.forward(attention)]);
-    if (this.runnable.hasTopTokens()) for (const k of this.candidateCounts()) this.logitsSpaces.set(k, new Workspace());
-    this.logitsSpaces.forEach((space, k) => space.plan(() => [this.logits(this.buffers().get('logitRows'), k)]));
+    this.stepLogits.plan(this.hiddenStates!, this.buffers().get('logitRows'));
     budget.take('activations', this.forwardSpace.bytes, () => this.forwardSpace.materialize(this.device));
-    const largest = this.largestLogits();
-    budget.take('logits', largest.bytes, () => largest.materialize(this.device));
-    for (const space of this.logitsSpaces.values()) if (space !== largest) space.share(largest); // a step uses one of them
-  }
-
-  /** How many candidates ranks may exchange. With one rank there is nothing to exchange. */
-  private candidateCounts(): readonly number[] {
-    const { tensorParallelSize } = this.vllmConfig.parallel;
-    const { greedy, topK } = NUM_CANDIDATES;
-    return tensorParallelSize > 1 && tensorParallelSize * topK <= MAX_CANDIDATES ? [greedy, topK] : [];
-  }
-
-  private largestLogits(): Workspace {
-    return Array.from(this.logitsSpaces.values()).reduce((a, b) => (b.bytes > a.bytes ? b : a));
+    budget.take('logits', this.stepLogits.bytes, () => this.stepLogits.materialize(this.device));
   }
 
   private forward(attention: AttentionMetadata): Tensor {
@@ -259,20 +232,14 @@ export class ModelRunner {
 
   /** Logits [rows.length, vocabSize] of rows of hidden states, or k candidates of each rank. */
   private logits(rows: Tensor, k = 0): Tensor {
-    const hiddenStates = gatherRows(this.hiddenStates!, rows);
-    return k === 0 ? this.runnable.computeLogits(hiddenStates) : this.runnable.computeTopTokens(hiddenStates, k);
-  }
-
-  /** What the step draws from. */
-  private stepLogits(k: number): Tensor {
-    return this.logitsSpaces.get(k)!.run(() => this.logits(this.buffers().get('logitRows'), k));
+    return this.stepLogits.run(this.hiddenStates!, rows, k);
   }
 
   private promptLogits(tokens: readonly number[]): Tensor {
     const rows = this.promptRows!;
     rows.rebind(rows.storage, 0, [tokens.length], [1]);
     rows.write(Int32Array.from(tokens));
-    return this.logitsSpaces.get(0)!.run(() => this.logits(rows));
+    return this.logits(rows);
   }
 
   private updateRequests(step: SchedulerOutput): void {
