@@ -44,7 +44,7 @@ __device__ __forceinline__ Word topBound(const Best& best, uint32_t n, uint32_t 
 }
 
 // The smallest word with k rank words up to it, by bisection: for rows whose most probable tokens all fall to few threads.
-__device__ __noinline__ Word exactBound(const float* x, uint32_t n, uint32_t k, Word high) {
+static __device__ __noinline__ Word exactBound(const float* x, uint32_t n, uint32_t k, Word high) {
   Word low = 0;
   while (low < high) {
     const Word middle = low + (high - low) / 2;
