@@ -21,8 +21,9 @@ describeModels('on CUDA, ranks on one device compute what one rank does', () => 
     (name) => bfloat16Ranks(name, 2, 'cuda'),
   );
 
-  it.each(['kvasir-tales-5m', 'babyllama-tok105', 'tiny-random/gemma2'])('%s, drawing from the largest logits of each rank', (name) =>
-    exchangesCandidates(modelDir(name), [2, MOST_RANKS], 'cuda'),
+  it.each([true, false].flatMap((eager) => ['kvasir-tales-5m', 'babyllama-tok105', 'tiny-random/gemma2'].map((name) => [name, eager] as const)))(
+    '%s, drawing from the largest logits of each rank (enforceEager: %p)',
+    (name, eager) => exchangesCandidates(modelDir(name), [2, MOST_RANKS], 'cuda', eager),
   );
 });
 

@@ -59,9 +59,12 @@ async function noteGathers<T>(width: number, work: () => Promise<T>): Promise<[T
   }
 }
 
-/** Every batch: what it gathers, and that its tokens are those of whole logits and, where sums are near enough, of one rank. */
-export async function exchangesCandidates(model: string, sizes: readonly number[], device: Device): Promise<void> {
-  const args = { model, dtype: 'float32', device, ...STEPS } as const;
+/**
+ * Every batch: what it gathers, and that its tokens are those of whole logits and, where sums are near enough, of one rank.
+ * @param enforceEager false on CUDA: steps are graphs, whose gathers cannot be noted
+ */
+export async function exchangesCandidates(model: string, sizes: readonly number[], device: Device, enforceEager = true): Promise<void> {
+  const args = { model, dtype: 'float32', device, enforceEager, ...STEPS } as const;
   const one: (readonly number[])[][] = [];
   await withLlm(LLM.create(args), async (llm) => {
     const [, seen] = await noteGathers(0, async () => {
@@ -74,9 +77,9 @@ export async function exchangesCandidates(model: string, sizes: readonly number[
       const width = (Math.ceil(llm.config.model.vocabSize / 64) * 64) / size;
       for (const [i, batch] of BATCHES.entries()) {
         const [tokens, gathered] = await noteGathers(width, () => generate(llm, batch, {}));
-        expect([batch.name, Array.from(gathered).sort()]).toEqual([batch.name, Array.from(batch.gathered).sort()]);
+        if (enforceEager) expect([batch.name, Array.from(gathered).sort()]).toEqual([batch.name, Array.from(batch.gathered).sort()]);
         const [whole, all] = await noteGathers(width, () => generate(llm, batch, { logprobs: 0 }));
-        expect(Array.from(all)).toEqual(['all']);
+        if (enforceEager) expect(Array.from(all)).toEqual(['all']);
         if (batch.params.every(({ logprobs }) => logprobs === undefined)) expect([batch.name, tokens]).toEqual([batch.name, whole]);
         if (device === 'cpu') expect([batch.name, tokens]).toEqual([batch.name, one[i]]);
       }
