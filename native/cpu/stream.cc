@@ -19,8 +19,30 @@ constexpr int kSpins = 2000;
 constexpr int64_t kPage = 4096;
 constexpr int64_t kHugePage = 2 << 20;
 
-// 64 spare bytes let vector kernels read past the last element.
-int64_t mappedBytes(int64_t bytes) { return (bytes + 64 + kPage - 1) / kPage * kPage; }
+// 64 spare bytes let vector kernels read past the last element. What would fill most of a last huge page gets all of it.
+int64_t mappedBytes(int64_t bytes) {
+  const int64_t size = (bytes + 64 + kPage - 1) / kPage * kPage, rest = size % kHugePage;
+  return size > kHugePage && rest > kHugePage / 2 ? size + kHugePage - rest : size;
+}
+
+void* mapPages(int64_t bytes) {
+  void* p = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return p == MAP_FAILED ? nullptr : p;
+}
+
+#ifdef MADV_HUGEPAGE
+// Begins at a multiple of a huge page: only whole ones of a mapping can be huge. Weights of a few megabytes would otherwise lie in small
+// pages for a good part, and reading them would wait for the tables of their addresses, in a virtual machine twice.
+void* mapHugePages(int64_t bytes) {
+  char* p = static_cast<char*>(mapPages(bytes + kHugePage));
+  if (!p) return nullptr;
+  const int64_t head = (kHugePage - static_cast<int64_t>(reinterpret_cast<uintptr_t>(p)) % kHugePage) % kHugePage;
+  if (head > 0) munmap(p, static_cast<size_t>(head));
+  munmap(p + head + bytes, static_cast<size_t>(kHugePage - head));
+  madvise(p + head, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  return p + head;
+}
+#endif
 }  // namespace
 
 CpuStream::CpuStream(int threads) : pool_(threads), worker_([this] { loop(); }) {}
@@ -29,12 +51,13 @@ CpuStream::~CpuStream() { shutdown(); }
 
 // mmap: zero pages on first touch (by the thread that will use them), and the memory goes back to the system when freed.
 void* CpuStream::allocate(int64_t bytes) {
-  const auto size = static_cast<size_t>(mappedBytes(bytes));
-  void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) fail(kMemoryError, "could not allocate %lld bytes of host memory", static_cast<long long>(bytes));
+  const int64_t size = mappedBytes(bytes);
 #ifdef MADV_HUGEPAGE
-  if (mappedBytes(bytes) >= 2 * kHugePage) madvise(p, size, MADV_HUGEPAGE);
+  void* p = size >= kHugePage ? mapHugePages(size) : mapPages(size);
+#else
+  void* p = mapPages(size);
 #endif
+  if (!p) fail(kMemoryError, "could not allocate %lld bytes of host memory", static_cast<long long>(bytes));
   return p;
 }
 
