@@ -11,6 +11,8 @@ export function cudaGraphSizes(maxNumSeqs: number): number[] {
 
 interface Captured {
   graph: number | null;
+  /** What ran eagerly, until it is captured. */
+  body: (() => Tensor) | null;
   /** The step's result and its shape in this graph; the tensor object is shared with other sizes. */
   result: Tensor;
   readonly shape: readonly number[];
@@ -38,17 +40,27 @@ export class CudaGraphRunner {
     const entry = this.captured.get(size);
     if (!entry) {
       const result = body();
-      this.captured.set(size, { graph: null, result, shape: result.shape.slice() });
+      this.captured.set(size, { graph: null, body, result, shape: result.shape.slice() });
       return result;
     }
-    if (entry.graph === null) {
-      entry.result = this.capture(body);
-      entry.graph = this.device.endCapture();
-    }
-    this.device.launchGraph(entry.graph);
+    this.device.launchGraph(entry.graph ?? this.complete(entry, body));
     const { result, shape } = entry;
     if (result.shape[0] !== shape[0]) result.rebind(result.storage, result.byteOffset, shape, result.strides);
     return result;
+  }
+
+  /**
+   * Captures what the last step ran eagerly, now and not when its size comes again: for ranks that share a device, which must be idle
+   * then. Making a graph may wait for the device, where the step of one rank would wait for that of the next.
+   */
+  captureLast(): void {
+    for (const entry of this.captured.values()) if (entry.body) this.complete(entry, entry.body);
+  }
+
+  private complete(entry: Captured, body: () => Tensor): number {
+    entry.body = null;
+    entry.result = this.capture(body);
+    return (entry.graph = this.device.endCapture());
   }
 
   private capture(body: () => Tensor): Tensor {

@@ -14,6 +14,8 @@ export function createLocalGroupExecutor(vllmConfig: VllmConfig, size: number): 
 
 class LocalGroupExecutor implements Executor {
   private workers: readonly RankWorker[] = [];
+  /** Settles when the device is idle. */
+  private idle: Promise<unknown> = Promise.resolve();
 
   constructor(
     private readonly vllmConfig: VllmConfig,
@@ -27,8 +29,16 @@ class LocalGroupExecutor implements Executor {
     return infos[0]!;
   }
 
-  async executeModel(step: SchedulerOutput): Promise<ModelRunnerOutput> {
+  /** One step after another, also with asynchronous scheduling. */
+  executeModel(step: SchedulerOutput): Promise<ModelRunnerOutput> {
+    const output = this.idle.then(() => this.execute(step));
+    this.idle = output.catch(() => undefined);
+    return output;
+  }
+
+  private async execute(step: SchedulerOutput): Promise<ModelRunnerOutput> {
     const outputs = await Promise.all(this.workers.map((worker) => worker.execute(step)));
+    for (const worker of this.workers) worker.captureLast();
     return outputs[0]!;
   }
 

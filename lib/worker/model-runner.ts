@@ -123,6 +123,12 @@ export class ModelRunner {
     return output;
   }
 
+  /** Captures a step that has just run, see {@link CudaGraphRunner.captureLast}. */
+  captureLast(): void {
+    this.graphs?.logits.captureLast();
+    this.graphs?.tokens.forEach((graphs) => graphs.captureLast());
+  }
+
   /** Frees everything; the device is closed by its owner. */
   dispose(): void {
     this.graphs?.logits.dispose();

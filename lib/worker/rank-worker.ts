@@ -47,6 +47,11 @@ export class RankWorker {
     return this.runner!.execute(step);
   }
 
+  /** For ranks that share a device, after every step; see CudaGraphRunner. */
+  captureLast(): void {
+    this.runner!.captureLast();
+  }
+
   /** Work that waits for other ranks fails from now on instead. */
   abort(): void {
     this.communicator?.abort();

@@ -73,6 +73,17 @@ describe('CudaGraphRunner', () => {
     expect(device.log.slice(-2)).toEqual(['destroy 0', 'destroy 1']);
   });
 
+  it('captures what the last step ran when it is told to, and launches it from its second time on', () => {
+    runner.run(4, body(4));
+    runner.captureLast();
+    runner.captureLast();
+    expect(device.log).toEqual(['run 4', 'begin', 'run 4', 'end']);
+    expect(runner.run(4, body(4)).shape).toEqual([4, 2]);
+    runner.captureLast();
+    expect(device.log.slice(4)).toEqual(['launch 0']);
+    runner.dispose();
+  });
+
   it('an error in the body is what is heard, and the capture is over', () => {
     runner.run(4, body(4));
     device.log.length = 0;
