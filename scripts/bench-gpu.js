@@ -4,8 +4,9 @@
 // at the measured read bandwidth), then PyTorch's numbers and the ratio to them where python3 has torch.
 //
 //   node scripts/bench-gpu.js [--models 1b,8b] [--batches 1,32,128] [--input-len 128] [--output-len 128] [--kernels all|bandwidth|none]
-//                             [--torch 1b,8b|none] [--limit 300]
+//                             [--torch 1b,8b|none] [--limit 300] [--tp 1,2]
 //
+// --tp: numbers of ranks, with a GPU each, over which every model runs; the floor of several is that of one divided by their number.
 // --limit: seconds for each program. A program that fails or runs out of time gives a line with "error"; the others still run, and the
 // exit code is 1.
 
@@ -88,20 +89,20 @@ async function benchKernels(which, limit, failed) {
   return bandwidth;
 }
 
-async function benchLatency(model, batch, options, bandwidth, failed) {
+async function benchLatency(model, batch, ranks, options, bandwidth, failed) {
   const config = path.join(ROOT, 'examples', 'configs', MODELS[model]);
   const args = [
     path.join(ROOT, 'dist', 'cli', 'main.js'), 'bench', 'latency', config, '--load-format', 'dummy', '--device', 'cuda', '--dtype', 'bfloat16',
     '--batch-size', String(batch), '--input-len', String(options.inputLen), '--output-len', String(options.outputLen),
-    '--num-iters', '2', '--num-iters-warmup', '1', '--json',
+    '--num-iters', '2', '--num-iters-warmup', '1', '--tensor-parallel-size', String(ranks), '--json',
   ];
   let row = null;
   const error = await runLines(process.execPath, args, options.limit, (line) => { row = rowOf('kvasir', line); });
-  if (error !== null || row === null) return failed(`kvasir ${model} batch ${batch}`, error ?? 'it printed nothing');
+  if (error !== null || row === null) return failed(`kvasir ${model} batch ${batch}, ${ranks} rank(s)`, error ?? 'it printed nothing');
   const bytes = decodeStepBytes(readJson(config), batch, options.inputLen + options.outputLen / 2);
-  const floor = bandwidth === null ? null : bytes / bandwidth;
+  const floor = bandwidth === null ? null : bytes / bandwidth / ranks;
   const result = {
-    ...row, model, decodeStepBytes: bytes, floorSecondsPerStep: floor, shareOfFloor: floor === null ? null : floor / row.secondsPerDecodeStep,
+    ...row, model, tensorParallelSize: ranks, decodeStepBytes: bytes, floorSecondsPerStep: floor, shareOfFloor: floor === null ? null : floor / row.secondsPerDecodeStep,
   };
   print(result);
   return result;
@@ -139,11 +140,12 @@ function list(text, accept, what) {
 }
 
 async function main() {
-  const defaults = { models: '1b,8b', batches: '1,32,128', 'input-len': '128', 'output-len': '128', kernels: 'all', torch: '1b,8b', limit: '300' };
+  const defaults = { models: '1b,8b', batches: '1,32,128', 'input-len': '128', 'output-len': '128', kernels: 'all', torch: '1b,8b', limit: '300', tp: '1' };
   const { values } = parseArgs({ options: Object.fromEntries(Object.entries(defaults).map(([name, value]) => [name, { type: 'string', default: value }])) });
   const isCount = (text) => /^[1-9]\d*$/.test(text);
   const models = list(values.models, (name) => name in MODELS, `--models to be a list of ${Object.keys(MODELS).join(', ')}`);
   const batches = list(values.batches, isCount, '--batches to be a list of positive integers').map(Number);
+  const sizes = list(values.tp, isCount, '--tp to be a list of positive integers').map(Number);
   const peers = list(values.torch, (name) => name in MODELS, '--torch to be none or a list of models');
   const [inputLen, outputLen, limit] = ['input-len', 'output-len', 'limit'].map((name) => Number(list(values[name], isCount, `--${name} to be a positive integer`)[0]));
   if (!['all', 'bandwidth', 'none'].includes(values.kernels)) throw new UserError(`--kernels must be all, bandwidth or none; received "${values.kernels}".`);
@@ -157,9 +159,11 @@ async function main() {
   const bandwidth = await benchKernels(values.kernels, limit, failed);
   const ours = [];
   for (const model of models) {
-    for (const batch of batches) ours.push(await benchLatency(model, batch, { inputLen, outputLen, limit }, bandwidth, failed));
+    for (const batch of batches) {
+      for (const ranks of sizes) ours.push(await benchLatency(model, batch, ranks, { inputLen, outputLen, limit }, bandwidth, failed));
+    }
   }
-  await benchTorch(peers, ours.filter((row) => row !== null), limit, failed);
+  await benchTorch(peers, ours.filter((row) => row !== null && row.tensorParallelSize === 1), limit, failed);
   return failures === 0 ? 0 : 1;
 }
 
