@@ -39,7 +39,11 @@ export class RankWorker {
     const { group } = this;
     if (group) await this.connect(group);
     this.runner = new ModelRunner(await resolveQuantization(this.vllmConfig), this.device);
-    return this.runner.initialize(onProgress, group ? (numBlocks) => agree(group, numBlocks) : undefined);
+    if (!group) return this.runner.initialize(onProgress);
+    const info = await this.runner.initialize(onProgress, (numBlocks) => agree(group, numBlocks));
+    // Ready only when all are: another rank may lack memory for its blocks, or be gone although what it had to say before is here.
+    await group.exchange(new Uint8Array());
+    return info;
   }
 
   /** Runs a step. Everything is queued before the first await. */

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "addon/info.h"
 #include "addon/op.h"
 #include "comm/gloo.h"
 
@@ -13,19 +14,6 @@
 namespace kvasir::addon {
 
 namespace {
-
-template <class F>
-napi_value withInfo(napi_env env, napi_callback_info raw, F&& fn) {
-  return guarded(env, [&]() -> napi_value {
-    Napi::CallbackInfo info(env, raw);
-    return fn(info, Context::of(env));
-  });
-}
-
-int32_t intArg(const Napi::CallbackInfo& info, size_t i) {
-  if (!info[i].IsNumber()) fail(kNativeError, "argument %zu must be a number", i);
-  return info[i].As<Napi::Number>().Int32Value();
-}
 
 // createCommunicator(stream, kind, rank, size, host, timeoutMs, first or -1): communicator id
 napi_value createCommunicator(napi_env env, napi_callback_info raw) {

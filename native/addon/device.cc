@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "addon/info.h"
 #include "addon/op.h"
 #include "cpu/isa.h"
 #include "cpu/probe.h"
@@ -11,19 +12,6 @@
 namespace kvasir::addon {
 
 namespace {
-
-template <class F>
-napi_value withInfo(napi_env env, napi_callback_info raw, F&& fn) {
-  return guarded(env, [&]() -> napi_value {
-    Napi::CallbackInfo info(env, raw);
-    return fn(info, Context::of(env));
-  });
-}
-
-int32_t intArg(const Napi::CallbackInfo& info, size_t i) {
-  if (!info[i].IsNumber()) fail(kNativeError, "argument %zu must be a number", i);
-  return info[i].As<Napi::Number>().Int32Value();
-}
 
 // setTable(table: Int32Array)
 napi_value setTable(napi_env env, napi_callback_info raw) {

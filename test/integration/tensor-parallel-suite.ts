@@ -115,6 +115,8 @@ export async function bfloat16Ranks(name: string, size: number, device: Device):
   const exact = await run(modelDir(name), 1, work, device);
   const [one, group] = [await run(modelDir(name), 1, work, device, 'bfloat16'), await run(modelDir(name), size, work, device, 'bfloat16')];
   expect(group.logprobs.length).toBeGreaterThan(50);
+  // On CUDA, ranks that share a GPU multiply by other kernels than one rank alone.
+  if (device === 'cpu') expect(meanDifference(group.logprobs, one.logprobs)).toBeLessThan(0.02);
   const distance = (result: Result): number => meanDifference(result.logprobs, exact.logprobs);
   expect(distance(group)).toBeLessThan(Math.max(0.02, 1.5 * distance(one)));
 }
